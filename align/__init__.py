@@ -1,0 +1,1 @@
+"""Aligning language models with preference optimisation, in plain PyTorch."""

@@ -1,0 +1,152 @@
+"""Checkpoints that survive a kill at any moment, and the exported model.
+
+A checkpoint is a folder checkpoints/step-000123, written by all ranks under a temporary name and renamed when complete:
+what bears the final name is whole. It holds the sharded weights and optimizer state (torch.distributed.checkpoint, so
+that another number of ranks can read it) and state.json. The data order and every random draw are functions of
+(seed, step), so the step is all that a run has to remember beside them.
+"""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from align.config import Config, to_toml
+from align.errors import UserError
+from align.log import trim_metrics
+from align.models import save_model
+from align.parallel import World, gather
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "generation_config.json",
+)
+
+
+# may differ from the run that is resumed: they change where and how often files are written, not one number
+FREE_KEYS = ("output", "train.checkpoint_every", "train.keep_checkpoints", "reference.cache")
+
+
+def check_output(config: Config) -> Path | None:
+    """The checkpoint to resume from, None to start afresh. Writes nothing.
+
+    Raises UserError for an output folder in use without --resume, or one whose configuration differs.
+    """
+    output = Path(config.output)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; give a folder")
+    if not config.resume:
+        if output.exists() and any(output.iterdir()):
+            raise UserError(f"--output {output} is already in use; add --resume to continue it, or give another folder")
+        return None
+    if not (output / "config.toml").exists():
+        return None  # killed before it began, or never begun
+    ours, theirs = (
+        flatten(tables) for tables in (config.to_dict(), tomllib.loads((output / "config.toml").read_text()))
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in FREE_KEYS and ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"--resume: {output} was begun with {name} = {theirs.get(name)!r}, not {ours.get(name)!r}; "
+                "give the same value, or another --output"
+            )
+    return (complete_checkpoints(output) or [None])[-1]
+
+
+def claim_output(config: Config, done: int, world: World) -> Path:
+    """Make the output folder a run's own: config.toml, and metrics.jsonl trimmed to the `done` steps of its checkpoint."""
+    output = Path(config.output)
+    world.barrier()  # nothing is written before every rank has found the folder free
+    if world.main:
+        output.mkdir(parents=True, exist_ok=True)
+        part = output / "config.toml.part"
+        part.write_text(to_toml(config.to_dict()))
+        part.replace(output / "config.toml")
+        trim_metrics(output / "metrics.jsonl", done)
+    world.barrier()
+    return output
+
+
+def flatten(tables: dict[str, Any]) -> dict[str, Any]:
+    """{"train": {"steps": 8}} as {"train.steps": 8}."""
+    flat = {}
+    for name, value in tables.items():
+        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = folder.glob("checkpoints/step-*")
+    return sorted(
+        path for path in found if path.name.removeprefix("step-").isdigit() and (path / "state.json").exists()
+    )
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, data_id: str, keep: int, world: World
+) -> None:
+    """Write checkpoints/step-`step` (the number of optimizer steps done) and remove all but the newest `keep`.
+
+    data_id: the fingerprint of the token ids that the run trains on, so that it cannot go on with others.
+    """
+    final = folder / "checkpoints" / f"step-{step:06d}"
+    part = final.with_name(final.name + ".part")
+    if world.main:
+        shutil.rmtree(part, ignore_errors=True)  # what a kill left behind
+        part.mkdir(parents=True)
+    world.barrier()
+    weights, moments = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=part)
+    if world.main:
+        (part / "state.json").write_text(json.dumps({"step": step, "ranks": world.size, "data": data_id}) + "\n")
+        if final.exists():
+            shutil.rmtree(final)
+        part.rename(final)
+        for old in complete_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    world.barrier()
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, data_id: str) -> int:
+    """Restore model and optimizer in place; returns the number of steps done.
+
+    Raises UserError if the folder is damaged, or was written by a run on other token ids.
+    """
+    weights, moments = get_state_dict(model, optimizer)
+    state: dict[str, Any] = {"model": weights, "optimizer": moments}
+    try:
+        saved = json.loads((path / "state.json").read_text())
+        step, data = saved["step"], saved["data"]
+        dcp.load(state, checkpoint_id=path)
+    except (OSError, ValueError, KeyError, RuntimeError, dcp.api.CheckpointException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be resumed from ({reason}); remove that folder to resume from the one before"
+        ) from None
+    if data != data_id:
+        raise UserError(
+            f"--resume: the data or its template has changed since {path} was written; restore it, or start anew"
+        )
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return step
+
+
+def export_model(folder: Path, source: Path, model: nn.Module, save_dtype: str, world: World) -> Path:
+    """Write model/, an ordinary Hugging Face folder: the trained weights with the tokenizer of the model they came from."""
+    target = folder / "model"
+    dtype = None if save_dtype == "auto" else getattr(torch, save_dtype)
+    extra = sorted({file for pattern in TOKENIZER_FILES for file in source.glob(pattern)})
+    save_model(model, target, dtype=dtype, gather=gather, write=world.main, extras=extra)
+    world.barrier()
+    return target

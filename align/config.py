@@ -1,0 +1,286 @@
+"""Configuration: typed sections with a line of help for every key, filled from a TOML file and dotted flags.
+
+Later wins: defaults, then --config FILE.toml, then flags. Unknown keys, wrong types and missing values are refused in one
+line that names the key. A loss brings its own parameters: `[loss]` takes them for whatever loss runs, `[loss.nca]` only
+for nca, `--loss.beta` for the one that runs.
+"""
+
+import difflib
+import json
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+from align.losses import LOSSES, build_loss, loss_parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass
+class ModelSection:
+    path: str = key("", "Hugging Face folder or hub id of the model to align; tiny:base is the embedded one")
+    logp_impl: str = key("auto", "how log-probs are computed", ("auto", "reference", "chunked"))
+    save_dtype: str = key(
+        "auto", "dtype of the exported model/; auto: as the checkpoint", ("auto", "float32", "bfloat16", "float16")
+    )
+
+
+@dataclass
+class DataSection:
+    path: str = key("", "preference file: .jsonl, .jsonl.gz, .json or .parquet")
+    eval_path: str = key("", "held-out preference file, measured as eval/... and never trained on")
+    template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and answers become text")
+    max_length: int = key(1024, "most tokens of prompt + answer; longer prompts lose their oldest tokens")
+    overlong: str = key("drop", "an answer that does not fit", ("drop", "error", "truncate"))
+    bad_rows: str = key(
+        "auto",
+        "a row that cannot be used: stop, or drop and count; auto stops, but for the few dialogues whose last turn is empty",
+        ("auto", "error", "drop"),
+    )
+
+
+@dataclass
+class ReferenceSection:
+    mode: str = key(
+        "cached", "reference log-probs: computed once and kept, or by a live frozen copy", ("cached", "live")
+    )
+    cache: str = key("runs/reference-cache", "folder for cached reference log-probs, keyed by model and data")
+
+
+@dataclass
+class TrainSection:
+    steps: int = key(0, "optimizer steps; 0: as many as --train.epochs takes")
+    epochs: float = key(1.0, "passes over the data, where steps is 0")
+    batch_size: int = key(32, "prompts per optimizer step, over all ranks")
+    micro_batch_size: int = key(4, "most prompts per rank in one forward pass; the rest is gradient accumulation")
+    seed: int = key(0, "seed of the data order")
+    eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one")
+    checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one")
+    keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk")
+
+
+@dataclass
+class OptimSection:
+    lr: float = key(5e-7, "peak learning rate of AdamW")
+    beta1: float = key(0.9, "AdamW beta1")
+    beta2: float = key(0.95, "AdamW beta2")
+    weight_decay: float = key(0.0, "AdamW weight decay, on matrices only")
+    warmup: float = key(0.1, "share of the steps over which the learning rate rises linearly to its peak")
+    schedule: str = key(
+        "cosine", "after warmup: towards 0 along this curve, or constant", ("cosine", "linear", "constant")
+    )
+    max_grad_norm: float = key(1.0, "gradients are scaled down to at most this norm")
+
+
+@dataclass
+class ParallelSection:
+    dtype: str = key(
+        "auto",
+        "dtype of compute; parameters and reductions stay float32. auto: bfloat16 on GPUs",
+        ("auto", "float32", "bfloat16"),
+    )
+    activation_checkpointing: bool = key(False, "recompute blocks in backward: less memory, a third more time")
+
+
+@dataclass
+class LossSection:
+    name: str = key("nca", "the alignment method", tuple(LOSSES))
+    parameters: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Config:
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    loss: LossSection = field(default_factory=LossSection)
+    reference: ReferenceSection = field(default_factory=ReferenceSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    parallel: ParallelSection = field(default_factory=ParallelSection)
+    output: str = ""
+    resume: bool = False
+    plan: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.toml of a run holds: every key that shapes the result, none left to a default."""
+        out: dict[str, Any] = {"output": self.output}
+        for name in SECTIONS:
+            section = getattr(self, name)
+            out[name] = {f.name: getattr(section, f.name) for f in fields(section) if f.name != "parameters"}
+        out["loss"].update(self.loss.parameters)
+        return out
+
+
+SECTIONS = ("model", "data", "loss", "reference", "train", "optim", "parallel")
+SHORTHANDS = {"loss": "loss.name", "model": "model.path", "data": "data.path", "output": "output"}
+SWITCHES = ("resume", "plan")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _convert(value: Any, kind: type, where: str) -> Any:
+    """A TOML value or the text of a flag, as `kind`; UserError names the key."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is kind:
+        return value
+    if where.startswith("--") and isinstance(value, str):  # flags are text; a TOML string is never taken for a number
+        if kind is bool and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                pass
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[kind]
+    raise UserError(f"{where} must be {wanted}, not {value!r}")
+
+
+def _set(config: Config, dotted: str, value: Any, where: str) -> None:
+    """Set one `section.key`, or `output`; `where` names the flag or the file and key for error messages."""
+    section_name, _, name = dotted.partition(".")
+    if dotted == "output":
+        config.output = _convert(value, str, where)
+        return
+    section = getattr(config, section_name) if section_name in SECTIONS else None
+    known = {f.name: f for f in fields(section) if f.name != "parameters"} if section else {}
+    if section_name == "loss" and name not in known:
+        config.loss.parameters[name] = _convert(value, float, where)
+        return
+    if name not in known:
+        keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
+        raise UserError(f"{where} is not a configuration key{_nearest(dotted, keys)}")
+    choices = known[name].metadata["choices"]
+    value = _convert(value, known[name].type, where)
+    if choices and value not in choices:
+        raise UserError(f"{where} cannot be {value!r}{_nearest(value, list(choices))} There are: {', '.join(choices)}")
+    setattr(section, name, value)
+
+
+def _read_file(config: Config, path: Path, loss_name: str | None) -> None:
+    """Apply a TOML file. `loss_name` is the loss that a flag chose, which decides the `[loss.NAME]` table that counts."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}; give a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not valid TOML: {error}") from None
+    own_name = tables.get("loss", {}).get("name") if isinstance(tables.get("loss"), dict) else None
+    chosen = loss_name or own_name or config.loss.name
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            _set(config, section, table, f"{path}: {section}")
+            continue
+        for name, value in table.items():
+            if section == "loss" and isinstance(value, dict):
+                if name not in LOSSES:
+                    raise UserError(f"{path}: [loss.{name}] is not a loss{_nearest(name, list(LOSSES))}")
+                for parameter, v in value.items():
+                    if parameter not in loss_parameters(name):
+                        raise UserError(f"{path}: loss.{name}.{parameter} is not a parameter of {name}")
+                    if name == chosen:
+                        _set(config, f"loss.{parameter}", v, f"{path}: loss.{name}.{parameter}")
+            else:
+                _set(config, f"{section}.{name}", value, f"{path}: {section}.{name}")
+
+
+def _read_flags(argv: list[str]) -> dict[str, str | bool]:
+    """`--a.b value`, `--a.b=value` and bare switches, as {flag: value}."""
+    flags: dict[str, str | bool] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"unexpected argument {word!r}; every setting is a flag, such as --loss nca")
+        name, equals, value = word[2:].partition("=")
+        if name in SWITCHES:
+            if equals:
+                raise UserError(f"--{name} is a switch and takes no value")
+            flags[name] = True
+        elif equals:
+            flags[name] = value
+        elif rest and not rest[0].startswith("--"):
+            flags[name] = rest.pop(0)
+        else:
+            raise UserError(f"--{name} needs a value")
+    return flags
+
+
+def load_config(argv: list[str]) -> Config:
+    """The resolved configuration of a command line. Raises UserError for anything the user can mend."""
+    flags = _read_flags(argv)
+    config = Config()
+    path = flags.pop("config", None)
+    if path is None and "model" not in flags and "model.path" not in flags:
+        path = str(ROOT / "configs" / "tiny.toml")
+    loss_name = flags.get("loss", flags.get("loss.name"))
+    if path is not None:
+        _read_file(config, Path(path), loss_name)
+    for name in SWITCHES:
+        setattr(config, name, bool(flags.pop(name, False)))
+    for name, value in flags.items():
+        _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
+    _check(config)
+    if not config.output:
+        config.output = f"runs/{Path(path).stem if path else 'align'}-{config.loss.name}"
+    return config
+
+
+def _check(config: Config) -> None:
+    for name, flag in (("model", "--model DIR"), ("data", "--data FILE")):
+        if not getattr(config, name).path:
+            raise UserError(f"{name}.path is missing; give {flag} or set it in --config")
+    try:
+        loss = build_loss(config.loss.name, **config.loss.parameters)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    config.loss.parameters = {name: getattr(loss, name) for name in loss_parameters(config.loss.name)}
+    at_least = {"train.batch_size": 1, "train.micro_batch_size": 1, "train.keep_checkpoints": 1, "data.max_length": 2}
+    at_least |= dict.fromkeys(("train.steps", "train.epochs", "train.checkpoint_every", "train.eval_every"), 0)
+    at_least |= dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.max_grad_norm"), 0)
+    for dotted, least in at_least.items():
+        section, name = dotted.split(".")
+        if (value := getattr(getattr(config, section), name)) < least or value != value:
+            raise UserError(f"{dotted} must be at least {least}, not {value}")
+
+
+def to_toml(tables: dict[str, Any]) -> str:
+    """Strings, numbers and booleans, one level of tables: all that a configuration has. JSON's strings are TOML's."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in tables.items() if not isinstance(value, dict)]
+    for section, table in tables.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def help_text() -> str:
+    """--help: every flag with its default, from the same dataclasses that check them."""
+    lines = [
+        "usage: torchrun [--nproc-per-node N] train.py [--config FILE.toml] --loss NAME [--model DIR] [--data FILE]",
+        "                [--output DIR] [--resume] [--plan] [--SECTION.KEY VALUE ...]",
+        "",
+        "With neither --config nor --model: configs/tiny.toml, a make-believe world that runs on a laptop CPU.",
+        "  --resume   continue from the newest checkpoint of --output",
+        "  --plan     say what would be done (parameters, steps, memory, resolved configuration) and stop",
+        "",
+        "losses (--loss NAME), with their parameters (--loss.KEY VALUE):",
+    ]
+    for name, cls in LOSSES.items():
+        parameters = ", ".join(f"{k} {v:g}" for k, v in loss_parameters(name).items()) or "no parameters"
+        lines.append(f"  {name:10} {cls.title}, {cls.paper}; {parameters}")
+    for section in SECTIONS:
+        if section != "loss":
+            lines += ["", f"[{section}]"]
+            for f in fields(getattr(Config(), section)):
+                choices = f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
+                lines.append(f"  --{section}.{f.name} {json.dumps(f.default)}: {f.metadata['help']}{choices}")
+    return "\n".join(lines)

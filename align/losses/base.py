@@ -1,0 +1,90 @@
+"""What a loss is: a pure function of a few (N, K) numbers, with its gradient written out beside it.
+
+Notation, the same in every file of this package. N prompts, K answers each, answer 0 the preferred one.
+
+    π_i, ρ_i   log-probability of answer i under the policy and under the reference, summed over its response tokens
+    Δ_i = π_i - ρ_i   log-ratio          r_i = β Δ_i   implicit reward
+    w, l       answers 0 and 1 of a pair: chosen (won) and rejected (lost)
+    σ          the logistic function; log σ is always F.logsigmoid, and 1 - σ(r) is σ(-r)
+
+A loss never sees a model, a mask or a process group. It returns one number per prompt, unreduced; only train.py sums them
+and divides by the count of prompts in the global batch, so neither ranks nor gradient accumulation can change a result.
+"""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from torch import Tensor
+
+
+@dataclass
+class LossInputs:
+    """The numbers of a batch of prompts that a loss may look at."""
+
+    logps: Tensor  # (N, K) π, float32 (float64 in tests); the only entry with a gradient
+    ref_logps: Tensor | None = None  # (N, K) ρ, or None for methods without a reference
+    n_tok: Tensor | None = None  # (N, K) response tokens behind each sum, counted from the mask, never from values
+    scores: Tensor | None = None  # (N, K) rewards of the answers, higher is better
+    labels: Tensor | None = None  # (N, K) true where an unpaired answer is desirable
+    tokens_per_prompt: Tensor | float | None = None  # mean of n_tok[:, 0] over the global batch; None: over these rows
+    # for token-level methods alone, (N, K) each:
+    kl: Tensor | None = None  # Σ_t KL(ρ(.|t) || π(.|t)) over the response's positions, with a gradient
+    weights: Tensor | None = None  # exp of the mean over tokens of log π(y_t) - log Σ_v π(v)², detached
+    shared_logps: Tensor | None = (
+        None  # π summed over only the first min_k n_tok tokens of each answer, with a gradient
+    )
+    ref_shared_logps: Tensor | None = None  # the same under ρ
+
+    @property
+    def ratios(self) -> Tensor:
+        """Δ = π - ρ, (N, K)."""
+        if self.ref_logps is None:
+            raise ValueError("this loss compares with a reference: LossInputs.ref_logps is None")
+        return self.logps - self.ref_logps
+
+
+@dataclass
+class Loss:
+    """Base of every loss. The dataclass fields of a subclass are its parameters, with defaults from its paper.
+
+    The class attributes say what the method needs; they drive --help, the data checks and the tests.
+    """
+
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    in_paper: ClassVar[bool] = False  # one of the ten methods of arXiv 2409.07772, as inferred
+    needs_reference: ClassVar[bool] = True
+    answers: ClassVar[str] = (
+        "pair"  # "one": only answer 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1
+    )
+    coupled: ClassVar[bool] = False  # prompts influence each other: the loss must be given the whole global batch
+    mismatched: ClassVar[bool] = False  # answer 1 of each prompt is another prompt's answer, to estimate a KL on
+    tokens: ClassVar[tuple[str, ...]] = ()  # the token-level LossInputs it needs: "kl", "weights", "shared_logps"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("beta", "temperature") and not value > 0:
+                raise ValueError(f"loss.{field.name} must be greater than 0, not {value}")
+
+    def __call__(self, x: LossInputs) -> Tensor:
+        """The loss of each prompt, (N,)."""
+        raise NotImplementedError
+
+    def gradient(self, x: LossInputs) -> Tensor:
+        """The closed form of d(sum of losses)/dπ, (N, K)."""
+        raise NotImplementedError
+
+    def observe(self, x: LossInputs) -> None:
+        """Update running statistics from the global batch: once per training step, before the loss, never in evaluation."""
+
+    def state(self) -> dict[str, float]:
+        """The running statistics, for checkpoints."""
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Restore what state() gave."""
+
+    def rewards(self, x: LossInputs) -> Tensor | None:
+        """The implicit rewards r = β (π - ρ) that are logged, (N, K), detached; None for methods that define none."""
+        return None if x.ref_logps is None else self.beta * x.ratios.detach()

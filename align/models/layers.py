@@ -1,0 +1,207 @@
+"""What the decoder families share: norm, positions, attention, cache, head, and the model around the blocks."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from align.models.config import DecoderConfig, Rope
+from kernels import linear_logp
+
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x), in float32 at least, then scaled in the dtype of x (arXiv 1910.07467)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., D)
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+def rotary(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position's angles, (..., T, d) float32, each half of d the same."""
+    angle = positions[..., None].float() * rope.frequencies(head_dim, positions.device)  # (..., T, d/2)
+    angle = torch.cat((angle, angle), dim=-1)  # (..., T, d)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:  # (B, heads, T, d)
+    """Rotate the pairs (i, i + d/2), as the published weights expect (arXiv 2104.09864 rotates neighbours)."""
+    cos, sin = (t.to(x.dtype) for t in cos_sin)
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-b, a), dim=-1) * sin
+
+
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:  # (heads,) float32
+    """2^(-8i/n) for i = 1..n; when heads is no power of two, the rest interleave those of 2n (arXiv 2108.12409)."""
+    n = 2 ** int(math.log2(heads))
+    slopes = [2 ** (-8 * i / n) for i in range(1, n + 1)] + [2 ** (-4 * i / n) for i in range(1, 2 * (heads - n), 2)]
+    return torch.tensor(slopes, device=device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention of q (B, H, T, d) over k, v (B, kv_heads, S, d), causal if no mask is given -> (B, T, H d)."""
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(q.dtype)
+    grouped = k.shape[1] != q.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    return out.transpose(1, 2).flatten(2)
+
+
+class KVCache:
+    """Keys and values of the tokens read so far, so that generation computes each once.
+
+    The rows of a batch are right-padded. The first call of the model with a cache reads the prompts; the cache then
+    holds `lengths` (B,) real tokens in each row, and padding beyond. Every later call appends its columns to each row
+    at that row's own length, over the padding, and moves lengths on. capacity: columns at most.
+    """
+
+    def __init__(self, lengths: Tensor, capacity: int):
+        self.lengths, self.capacity = lengths, capacity
+        self.columns = 0  # columns in use: the longest row
+        self.positions: Tensor | None = None  # of the tokens being read
+        self.keys: list[Tensor] = []  # one (B, kv_heads, capacity, d) per layer
+        self.values: list[Tensor] = []
+
+    def start(self, columns: int) -> Tensor | None:
+        """Before the layers of a call that reads this many columns: their positions (B, 1, T), None for the prompts."""
+        if self.columns:
+            self.positions = self.lengths[:, None, None] + torch.arange(columns, device=self.lengths.device)
+            self.lengths = self.lengths + columns
+        self.columns += columns
+        return self.positions
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (B, kv_heads, T, d); return what the new tokens may look at, (B, kv_heads, S, d)."""
+        if self.positions is None:
+            for store, new in ((self.keys, k), (self.values, v)):
+                # zeros, not empty: a short row's unwritten columns are masked, but 0 * NaN would still be NaN
+                store.append(new.new_zeros(*new.shape[:2], self.capacity, new.shape[3]))
+                store[layer][:, :, : new.shape[2]] = new
+            return k, v
+        rows = torch.arange(len(k), device=k.device)[:, None]
+        for store, new in ((self.keys, k), (self.values, v)):
+            store[layer][rows, :, self.positions[:, 0]] = new.transpose(1, 2)
+        return self.keys[layer][:, :, : self.columns], self.values[layer][:, :, : self.columns]
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these."""
+        self.lengths = self.lengths[rows]
+        self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
+
+
+class LogProbHead(nn.Linear):
+    """The output head: logits, or with targets their log-probabilities without the logits (`kernels.linear_logp`).
+
+    impl: which implementation computes the log-probabilities; a plain attribute, for tests and comparisons.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int):
+        super().__init__(hidden_size, vocab_size, bias=False)
+        self.impl = "auto"
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """hidden (..., D) -> (..., V); or hidden (N, D), targets (N,) -> (N,) float32."""
+        if targets is None:
+            return F.linear(hidden, self.weight)
+        return linear_logp(hidden, self.weight, targets, impl=self.impl)
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, norm, head. A family adds its block and the published names of its parts.
+
+    A block is called as block(x, cos_sin, mask, extend): x (B, T, D); cos_sin the rotary tables or None; mask what
+    each token sees, None for plain causal; extend hands keys and values through the cache, None without one.
+    """
+
+    config: DecoderConfig
+    lm_head: LogProbHead
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        raise NotImplementedError
+
+    @property
+    def final_norm(self) -> nn.Module:
+        raise NotImplementedError
+
+    def tie(self) -> None:
+        """Make the head's weight the embedding's, the same Parameter, if the config ties them."""
+        if self.config.tied:
+            self.lm_head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        """log p(targets[b, t] | ids[b, :t + 1]) where mask is true, 0 elsewhere.
+
+        ids, targets: (B, T) int64; mask: (B, T) bool. Rows are right-padded. Returns (B, T) float32 (float64 for a
+        float64 model). Only the masked positions meet the head, which runs even when there are none: a sharded model
+        needs every rank to call it.
+        """
+        chosen = mask.nonzero(as_tuple=True)  # rows (n,), columns (n,)
+        h = self.hidden(ids)[chosen]  # (n, D)
+        logp = self.lm_head(h, targets[chosen])  # (n,)
+        # not a view: a sharded model hangs its backward hook on what this returns
+        return logp.new_zeros(mask.shape).index_put(chosen, logp)
+
+    def logits(self, ids: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
+        """Scores of the next token, (B, T, V); or (B, V) at one position `at` (B,) of each row."""
+        h = self.hidden(ids, cache)  # (B, T, D)
+        if at is not None:
+            h = h[torch.arange(len(h), device=h.device), at]  # (B, D)
+        return self.lm_head(h)
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads, (B, T, D)."""
+        cos_sin, mask = self.locate(ids, cache)
+        x = self.embedding(ids)  # (B, T, D)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cos_sin, mask, partial(cache.extend, i) if cache is not None else None)
+        return self.final_norm(x)
+
+    def locate(self, ids: Tensor, cache: KVCache | None) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+        """The rotary tables and the attention mask of one forward: computed here, so that the model has no buffers."""
+        config, columns, device = self.config, ids.shape[1], ids.device
+        appended = cache.start(columns) if cache is not None else None  # (B, 1, T) or None
+        positions = torch.arange(columns, device=device) if appended is None else appended
+        cos_sin = rotary(config.rope, config.head_dim, positions) if config.rope else None
+        if config.rope and appended is None:
+            return cos_sin, None
+        key_positions = torch.arange(columns if appended is None else cache.columns, device=device)  # (S,)
+        mask = key_positions <= positions[..., None]  # (T, S) or (B, 1, T, S)
+        if config.rope is None:
+            # rounded to bfloat16 before the division by sqrt(d), at any dtype: so Falcon-RW is published and read
+            bias = alibi_slopes(config.num_heads, device).bfloat16()[:, None, None] * key_positions  # (H, 1, S)
+            mask = (bias.float() / math.sqrt(config.head_dim)).masked_fill(~mask, -math.inf)  # ([B,] H, T, S)
+        return cos_sin, mask
+
+
+def init_weights(model: Decoder, seed: int) -> None:
+    """Fresh weights, the same for the same seed: normal(0, initializer_range), norms one, biases zero.
+
+    The projections that write to the residual stream are divided by sqrt(2 layers), as in GPT-2, so that its variance
+    does not grow with depth.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    std = model.config.initializer_range
+    written = ("dense.weight", "dense_4h_to_h.weight", "o_proj.weight", "down_proj.weight")
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if param.ndim == 1:
+                param.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            scale = std / math.sqrt(2 * model.config.num_layers) if name.endswith(written) else std
+            param.copy_(torch.empty(param.shape).normal_(0.0, scale, generator=generator))

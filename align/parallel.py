@@ -1,0 +1,154 @@
+"""Processes and shards: who we are, how a model is spread over ranks, how numbers are summed over them.
+
+One path for every size. A single process is a group of one, so that laptop and cluster run the same code.
+"""
+
+import functools
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.utils.checkpoint import checkpoint
+
+from align.config import ParallelSection
+from align.models import build_model, load_weights, read_config
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """True on the one rank that prints and writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over ranks, in place."""
+        dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the processes of a run find each other."""
+
+    store: dist.Store
+    rank: int
+    size: int
+
+    def first(self) -> bool:
+        """True for the first rank that asks: of many with one complaint, one says it."""
+        return self.store.add("asked", 1) == 1
+
+
+def rendezvous() -> Rendezvous:
+    """That of torchrun's environment, or of a single process."""
+    if "WORLD_SIZE" not in os.environ:
+        return Rendezvous(dist.HashStore(), 0, 1)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves)
+    # torchrun's store outlives an attempt: under its bare keys a restarted rank would find the addresses of the dead ones
+    return Rendezvous(dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), rank, size)
+
+
+@contextmanager
+def distributed(meeting: Rendezvous | None = None) -> Iterator[World]:
+    """The process group of all who meet: torchrun's, or a group of one."""
+    meeting = meeting or rendezvous()
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    # a confident model's probabilities fall below 1e-38, where a CPU is ten times slower; before any worker thread starts
+    torch.set_flush_denormal(True)
+    dist.init_process_group(backend, store=meeting.store, rank=meeting.rank, world_size=meeting.size)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    except BaseException:
+        # a goodbye could hang where other ranks are gone or elsewhere: the process is about to end
+        if dist.get_world_size() == 1:
+            dist.destroy_process_group()
+        raise
+    # gloo's threads must drop their last tensors before the interpreter goes, or one exit in four aborts
+    gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def compute_dtype(parallel: ParallelSection, device: torch.device) -> torch.dtype:
+    if parallel.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, parallel.dtype)
+
+
+def shard(model: nn.Module, dtype: torch.dtype, activation_checkpointing: bool = False) -> nn.Module:
+    """Spread a model's parameters over all ranks, in place: one group per block, one for the head, one for the rest.
+
+    The head's forward is the log-prob itself, so its weight is whole exactly while it is needed. A tied head stays with
+    the embedding in the root group. `dtype` is that of compute; parameters keep theirs, and the gradients of bfloat16
+    compute are summed in float32.
+    """
+    if activation_checkpointing:
+        for block in model.blocks:
+            # inside FSDP's hooks: the recomputation runs on weights that the backward pass has already gathered
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype == torch.bfloat16 else None)
+    for block in model.blocks:
+        fully_shard(block, mp_policy=policy)
+    if model.lm_head.weight is not model.embedding.weight:
+        fully_shard(model.lm_head, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # the loss is already divided by the global count of prompts: gradients are summed, not averaged
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled reduction
+    return model
+
+
+def local_rows(parameter: Tensor) -> tuple[Tensor, int]:
+    """This rank's part of a parameter, and the row of the whole at which it starts."""
+    if not isinstance(parameter, DTensor):
+        return parameter.data, 0
+    _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    return parameter.to_local().data, offset[0]
+
+
+def gather(parameter: Tensor) -> Tensor:
+    """The whole of a sharded parameter, on every rank that calls (all must)."""
+    return parameter.detach().full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+
+
+def load_sharded(
+    folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, activation_checkpointing: bool = False
+) -> nn.Module:
+    """A model whose parameters are sharded from the start: every rank reads only its own rows from the checkpoint.
+
+    dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
+    """
+    model = build_model(read_config(folder), "meta", stored)
+    shard(model, dtype, activation_checkpointing)
+    model.to_empty(device=world.device)
+    model.tie()  # to_empty gives every module a parameter of its own
+    load_weights(model, folder, local=local_rows)
+    return model

@@ -1,0 +1,36 @@
+"""--plan: what a run would do, before it does it."""
+
+import math
+from pathlib import Path
+
+from align.config import Config, to_toml
+from align.dataset import Dataset
+from align.models import build_model, read_config
+from align.parallel import compute_dtype
+
+
+def describe_plan(config: Config, source: Path, data: Dataset) -> str:
+    """Parameters, batches, the memory of each rank's state, and the resolved configuration."""
+    model = build_model(read_config(source), "meta")
+    n = sum(p.numel() for p in model.parameters())
+    train, world = config.train, data.world
+    dtype = compute_dtype(config.parallel, world.device)
+    # what FSDP gathers at once: the largest group whole, in the dtype of compute
+    groups = [sum(p.numel() for p in block.parameters()) for block in model.blocks] + [model.lm_head.weight.numel()]
+    gib = 2**30
+    state, gathered = 4 * 4 * n / world.size / gib, max(groups) * dtype.itemsize / gib
+    micro_batches = math.ceil(train.batch_size / (world.size * train.micro_batch_size))
+    return "\n".join(
+        [
+            f"model: {type(model).__name__} of {n:,} parameters, from {source}",
+            f"data: {data.n_train:,} prompts of {len(data.groups[0].response_ids)} answers",
+            f"steps: {data.steps}, {train.batch_size} prompts each: {world.size} ranks x {micro_batches} micro-batches "
+            f"of at most {train.micro_batch_size}; {data.steps * train.batch_size / data.n_train:.2f} epochs",
+            f"memory per rank: {state:.2f} GiB of float32 weights, gradients and AdamW moments, sharded over "
+            f"{world.size}; {gathered:.2f} GiB for the largest group gathered in {str(dtype).removeprefix('torch.')}; "
+            "activations come on top",
+            f"output: {config.output}",
+            "",
+            to_toml(config.to_dict()),
+        ]
+    )

@@ -1,0 +1,40 @@
+"""Token log-probabilities straight from hidden states and the output head, behind one function.
+
+    linear_logp(hidden, weight, targets)[n] = log softmax(weight @ hidden[n])[targets[n]]
+
+`reference` is the definition, written to be read, and the truth that the others are tested against; `chunked` computes
+the same numbers and gradients without ever holding the (N, V) logits.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from kernels.chunked import chunked_logp
+from kernels.reference import reference_logp
+
+IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "reference": reference_logp,
+    "chunked": chunked_logp,
+}
+
+
+def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "auto") -> Tensor:
+    """Log-probability of each target under the distribution that the head gives at its hidden state.
+
+    hidden: (N, D) floating point; weight: (V, D) in the same dtype; targets: (N,) int64 in [0, V).
+    impl: "auto" takes the best implementation for the device; any key of IMPLEMENTATIONS forces one.
+
+    Returns (N,) float32 (float64 for float64 inputs), differentiable in hidden and weight.
+    Raises ValueError for shapes that do not fit or an unknown impl.
+    """
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1] or targets.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"linear_logp takes hidden (N, D), weight (V, D), targets (N,); got {tuple(hidden.shape)}, "
+            f"{tuple(weight.shape)}, {tuple(targets.shape)}"
+        )
+    if impl == "auto":
+        impl = "chunked"
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown impl {impl!r}; choose from auto, {', '.join(IMPLEMENTATIONS)}")
+    return IMPLEMENTATIONS[impl](hidden, weight, targets)

@@ -1,0 +1,71 @@
+"""What several test modules need: a small preference file, a model folder with a tokenizer, runs on several processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.multiprocessing
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+MODEL = GOLDEN / "falcon2_11b_text"  # a tiny Falcon2 with a tokenizer and a chat template
+
+
+@pytest.fixture
+def pairs_file(tmp_path):
+    """23 preference pairs of uneven lengths."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "Tell me how to " + "really " * (i % 5) + f"hide hat number {i}."}],
+            "chosen": "I am sorry, " * (1 + i % 3) + "but I will not help with that.",
+            "rejected": f"Put it under {i} " + "large " * (i % 4) + "stones.",
+        }
+        for i in range(23)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def read_metrics(output):
+    return [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
+
+
+def start_train(*flags, ranks=1, torchrun=(), env=None, **kwargs):
+    """train.py in processes of its own, as a user starts it. One thread each: another number of threads is other bits."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, *torchrun, str(ROOT / "train.py"), *map(str, flags)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.Popen(command, text=True, env=env, **kwargs)
+
+
+def run_train(*flags, **kwargs):
+    """start_train to its end: a CompletedProcess with its output."""
+    process = start_train(*flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+    try:
+        out, err = process.communicate(timeout=300)
+    except BaseException:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _rank(rank, size, port, fn, args):
+    from align.parallel import distributed
+
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with distributed() as world:
+        fn(world, *args)
+
+
+def run_ranks(fn, size, *args):
+    """fn(world, *args) on `size` gloo processes; raises what any of them raises."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (size, port, fn, args), nprocs=size)

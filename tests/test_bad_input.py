@@ -1,0 +1,156 @@
+"""Whatever the user can mend: one line that names it, exit status 2, and nothing half-written."""
+
+import json
+import shutil
+
+import pytest
+from conftest import GOLDEN, MODEL, run_train
+
+import train
+
+ROW = {"prompt": "Say hello.", "chosen": "Hello to you.", "rejected": "No."}
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Runs train.py in this process, expects a refusal, returns its one line."""
+
+    def run(*flags, data=None, rows=None, model=MODEL, output=None):
+        if rows is not None:
+            data = tmp_path / "rows.jsonl"
+            data.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        output = output or tmp_path / "out"
+        before = sorted(output.rglob("*")) if output.exists() else None
+        base = ["--model", model, "--data", data or "none.jsonl", "--output", output, "--train.batch_size", "2"]
+        base += ["--reference.cache", tmp_path / "cache"]
+        if "--loss" not in flags:
+            base += ["--loss", "nca"]
+        capsys.readouterr()
+        assert train.main([str(flag) for flag in [*base, *flags]]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said
+        assert (sorted(output.rglob("*")) if output.exists() else None) == before
+        return said
+
+    return run
+
+
+def test_unknown_and_ill_typed_keys(refused, tmp_path):
+    assert "did you mean train.steps" in refused("--train.stesp", "3")
+    assert "--train.steps must be a whole number, not 'many'" in refused("--train.steps", "many")
+    assert "--optim.lr must be a number" in refused("--optim.lr", "fast")
+    assert "did you mean live" in refused("--reference.mode", "liv")
+    assert "--optim.lr needs a value" in refused("--optim.lr")
+    assert "train.batch_size must be at least 1, not 0" in refused("--train.batch_size", "0")
+    file = tmp_path / "c.toml"
+    for text, line in [
+        ("[train]\nsteps = 'three'\n", "train.steps must be a whole number, not 'three'"),
+        ("[trian]\nsteps = 3\n", "trian.steps is not a configuration key; did you mean train.steps"),
+        ("[loss.ncb]\nbeta = 1.0\n", "did you mean nca"),
+        ("[loss.nca]\nbetta = 1.0\n", "loss.nca.betta is not a parameter of nca"),
+        ("[train\n", "not valid TOML"),
+    ]:
+        file.write_text(text)
+        assert line in refused("--config", file)
+    assert "No such file" in refused("--config", tmp_path / "absent.toml")
+
+
+def test_missing_keys(tmp_path, capsys):
+    assert train.main(["--model", str(MODEL), "--output", str(tmp_path / "out")]) == 2
+    assert "data.path is missing; give --data FILE" in capsys.readouterr().err
+
+
+def test_unknown_loss_and_parameters(refused):
+    assert "did you mean nca" in refused("--loss", "nac")
+    assert "no parameter 'betta'; it takes beta" in refused("--loss.betta", "1")
+    assert "loss.beta must be greater than 0" in refused("--loss.beta", "-1")
+
+
+def test_missing_and_broken_data(refused, tmp_path):
+    assert "absent.jsonl: no such file" in refused(data=tmp_path / "absent.jsonl")
+    assert "rows.jsonl:2" in refused(rows=[ROW, '{"prompt": "a", "chosen"', ROW])
+    said = refused(rows=[ROW, {"prompt": "a", "good": "b", "bad": "c"}])
+    assert "rows.jsonl:2" in said and "prompt, good, bad" in said
+    assert "rows.jsonl:3" in refused(rows=[ROW, ROW, {**ROW, "chosen": " "}])
+    said = refused(rows=[ROW, {**ROW, "chosen": ROW["rejected"]}])
+    assert "rows.jsonl:2" in said and "equal" in said
+    assert "empty" in refused(rows=[])
+
+
+def test_data_that_does_not_suit_the_loss_or_batch(refused):
+    demo = {"prompt": "a", "completion": "b c"}
+    assert "1 answers a prompt; --loss nca takes two or more" in refused(rows=[demo, demo])
+    scored = {"prompt": "a", "responses": ["x", "y", "z"], "scores": [1, 2, 3]}
+    assert "3 answers a prompt; --loss dpo takes pairs" in refused("--loss", "dpo", rows=[scored] * 2)
+    assert "--train.batch_size 9" in refused("--train.batch_size", "9", rows=[ROW] * 3)
+
+
+def test_models_that_are_none(refused, tmp_path):
+    rows = [ROW] * 3
+    assert "no such folder" in refused(rows=rows, model=tmp_path / "absent")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(rows=rows, model=empty)
+    copy = tmp_path / "copy"
+    shutil.copytree(MODEL, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "model.safetensors" in refused(rows=rows, model=copy)
+    weights.write_bytes((MODEL / "model.safetensors").read_bytes()[:20])
+    assert "model.safetensors" in refused(rows=rows, model=copy)
+    weights.unlink()
+    assert "not a checkpoint" in refused(rows=rows, model=copy)
+
+
+def test_a_tokenizer_that_does_not_fit_the_model(refused, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(GOLDEN / "falcon2_11b", copy)  # 160 embeddings
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MODEL / name, copy)  # 480 ids
+    said = refused(rows=[ROW] * 3, model=copy)
+    assert "479" in said and "160" in said
+
+
+def test_an_output_folder_in_use(refused, pairs_file, tmp_path):
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "notes.txt").write_text("mine")
+    assert "already in use; add --resume" in refused(data=pairs_file, output=used)
+    out = tmp_path / "run"
+    flags = ["--loss", "nca", "--model", str(MODEL), "--data", str(pairs_file), "--output", str(out)]
+    flags += ["--train.steps", "2", "--reference.cache", str(tmp_path / "cache"), "--train.batch_size", "2"]
+    assert train.main(flags) == 0
+    steps = ("--train.steps", "2")
+    assert "already in use" in refused(*steps, data=pairs_file, output=out)
+    said = refused(*steps, "--train.seed", "5", "--resume", data=pairs_file, output=out)
+    assert "was begun with train.seed = 0, not 5" in said
+
+
+def test_divergence_is_one_line(tmp_path, pairs_file, capsys):
+    flags = [
+        "--loss",
+        "dpo",
+        "--model",
+        MODEL,
+        "--data",
+        pairs_file,
+        "--output",
+        tmp_path / "out",
+        "--train.steps",
+        "9",
+    ]
+    flags += ["--optim.lr", "1e30", "--train.batch_size", "4", "--reference.cache", tmp_path / "cache"]
+    assert train.main(list(map(str, flags))) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "lower --optim.lr" in said
+
+
+@pytest.mark.slow
+def test_more_ranks_than_prompts(pairs_file, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--loss", "nca", "--model", MODEL, "--data", pairs_file, "--output", out, "--train.batch_size", "2"]
+    done = run_train(*flags, "--reference.cache", tmp_path / "cache", ranks=3)
+    assert done.returncode != 0 and not out.exists()
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "--train.batch_size 2 is less than a prompt for each of the 3 ranks" in errors[0]
+    assert "exitcode  : 2" in done.stderr

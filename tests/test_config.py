@@ -1,0 +1,70 @@
+"""Flags, files and defaults: which one wins, what is kept, what --help and config.toml say."""
+
+import tomllib
+
+import pytest
+
+from align.config import Config, help_text, load_config, to_toml
+from align.errors import UserError
+
+BASE = ["--model", "m", "--data", "d"]
+
+
+def test_later_wins(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "output = 'here'\n[train]\nsteps = 5\nseed = 3\n[optim]\nlr = 1\n[loss]\nname = 'dpo'\nbeta = 0.7\n"
+    )
+    config = load_config([*BASE, "--config", str(file), "--train.steps=9"])
+    assert (config.train.steps, config.train.seed, config.optim.lr, config.output) == (9, 3, 1.0, "here")
+    assert config.loss.name == "dpo" and config.loss.parameters == {"beta": 0.7}
+    assert load_config([*BASE, "--config", str(file), "--loss.beta", "0.2"]).loss.parameters == {"beta": 0.2}
+
+
+def test_a_table_per_loss_counts_for_the_loss_that_runs(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[loss.nca]\nbeta = 0.2\n[loss.dpo]\nbeta = 0.3\n")
+    flags = [*BASE, "--config", str(file)]
+    assert load_config(flags).loss.parameters == {"beta": 0.2, "temperature": 1e-3}
+    assert load_config([*flags, "--loss", "dpo"]).loss.parameters == {"beta": 0.3}
+    assert load_config([*flags, "--loss", "sft"]).loss.parameters == {}
+
+
+def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
+    config = load_config([*BASE, "--loss", "dpo", "--optim.lr", "3e-5", "--parallel.activation_checkpointing", "TRUE"])
+    text = to_toml(config.to_dict())
+    assert tomllib.loads(text) == config.to_dict()
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    assert load_config(["--config", str(file)]).to_dict() == config.to_dict()
+
+
+def test_the_output_is_named_after_config_and_loss(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("")
+    assert load_config([*BASE, "--config", str(file), "--loss", "dpo"]).output == "runs/mine-dpo"
+    assert load_config(BASE).output == "runs/align-nca"
+
+
+def test_the_embedded_default_needs_no_arguments():
+    config = load_config([])
+    assert config.model.path.startswith("tiny:") and config.data.path.startswith("tiny:")
+    assert config.output == "runs/tiny-nca"
+
+
+def test_types_are_strict(tmp_path):
+    file = tmp_path / "mine.toml"
+    for text in ("[train]\nsteps = 5.0\n", "[train]\nsteps = true\n", "[optim]\nlr = '1e-3'\n", "[loss]\nbeta = 'x'\n"):
+        file.write_text(text)
+        with pytest.raises(UserError, match=str(file)):
+            load_config([*BASE, "--config", str(file)])
+    with pytest.raises(UserError, match="must be true or false"):
+        load_config([*BASE, "--parallel.activation_checkpointing", "yes"])
+
+
+def test_every_key_has_help():
+    text = help_text()
+    for section, keys in Config().to_dict().items():
+        if isinstance(keys, dict) and section != "loss":
+            for name in keys:
+                assert f"--{section}.{name} " in text

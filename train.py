@@ -1,0 +1,219 @@
+"""Align a language model with preference optimisation.
+
+    torchrun [--nproc-per-node N] train.py --loss nca --model DIR --data FILE
+
+Preference file -> token ids -> batches of whole prompt groups -> token log-probs -> one number per answer -> loss -> step.
+`python train.py ...` is the same with one process. With no arguments it builds its own tiny Falcon and a make-believe
+world, and shows the effect in about a minute.
+"""
+
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from align.checkpoint import check_output, claim_output, export_model, load_checkpoint, save_checkpoint
+from align.config import Config, help_text, load_config
+from align.coupled import gather_inputs, with_rows
+from align.dataset import Dataset, load_dataset
+from align.errors import UserError
+from align.log import Log
+from align.logps import response_logps
+from align.losses import Loss, LossInputs, build_loss
+from align.metrics import StepSums, peak_memory_mib, step_metrics
+from align.models import read_config, resolve_model
+from align.optim import build_optimizer, learning_rate
+from align.parallel import Rendezvous, World, compute_dtype, distributed, load_sharded, rendezvous
+from align.plan import describe_plan
+from align.reference import Reference, build_reference
+from align.tiny.paths import report_tiny, resolve_tiny
+from align.tokens import Batch, check_fits, fingerprint, load_tokenizer
+
+stop_signal = 0  # the signal that asked us to stop, 0 while none has
+
+
+class Stopped(Exception):
+    """A signal asked us to stop, and the run has: its state is in a checkpoint."""
+
+
+def train(config: Config, world: World) -> Path | None:
+    """Run the alignment that `config` describes and return the folder of the aligned model; None for --plan.
+
+    Raises UserError for what the user can mend, Stopped when a signal ended the run early.
+    """
+    loss = build_loss(config.loss.name, **config.loss.parameters)
+    source = resolve_model(config.model.path)
+    tokenizer = load_tokenizer(source)
+    check_fits(tokenizer, read_config(source).vocab_size, str(source))
+    data = load_dataset(config, loss, tokenizer, world)
+    checkpoint = check_output(config)
+    if config.plan:
+        if world.main:
+            print(describe_plan(config, source, data))
+        return None
+    reference = build_reference(config, source, data) if loss.needs_reference else None
+    dtype = compute_dtype(config.parallel, world.device)
+    model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
+    model.lm_head.impl = config.model.logp_impl
+    optimizer = build_optimizer(model, config.optim)
+    data_id = fingerprint(data.groups)
+    start = load_checkpoint(checkpoint, model, optimizer, data_id) if checkpoint else 0
+    output = claim_output(config, start, world)
+    log = Log(output / "metrics.jsonl", start, data.steps, active=world.main)
+
+    for step in range(start, data.steps):
+        began = time.perf_counter()
+        # random draws, if a model or loss makes any, are a function of (seed, step), like the data
+        torch.manual_seed(config.train.seed * 1_000_003 + step)
+        lr = learning_rate(step, data.steps, config.optim)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = lr
+        indices = data.global_batch(step)
+        sums = StepSums(world.device)
+
+        for x, losses, own in losses_of(indices, loss, model, reference, data, training=True):
+            # the sum over all ranks and micro-batches, divided once by the prompts of the global batch
+            (losses.sum() / len(indices)).backward()
+            sums.add_batch(loss, x, losses, own)
+
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm).full_tensor().item()
+        sums.add(stop=float(stop_signal != 0))
+        totals = sums.reduce(world)
+        if not math.isfinite(totals["loss"] + grad_norm):
+            raise UserError(
+                f"step {step + 1}: loss {totals['loss'] / len(indices)}, gradient norm {grad_norm}: training diverged; "
+                "lower --optim.lr, or look at the rows of this batch"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+
+        seconds = time.perf_counter() - began
+        tokens = data.n_tokens(indices)
+        metrics = {"step": step + 1, **step_metrics(totals), "lr": lr, "grad_norm": grad_norm}
+        metrics |= {"tokens": tokens, "tokens_per_second": tokens / seconds, "seconds": seconds}
+        metrics |= {"peak_memory_mib": peak_memory_mib(world.device)}
+
+        done = step + 1
+        last = done == data.steps or totals["stop"] > 0
+        if data.held_out and (last or is_due(done, config.train.eval_every)):
+            with torch.no_grad():
+                sums = StepSums(world.device)
+                for x, losses, own in losses_of(data.held_out, loss, model, reference, data, training=False):
+                    sums.add_batch(loss, x, losses, own)
+            metrics |= {f"eval/{name}": value for name, value in step_metrics(sums.reduce(world)).items()}
+        log.step(metrics)
+        if last or is_due(done, config.train.checkpoint_every):
+            save_checkpoint(output, done, model, optimizer, data_id, config.train.keep_checkpoints, world)
+        if totals["stop"] and done < data.steps:
+            log.close()
+            raise Stopped
+
+    log.close()
+    return export_model(output, source, model, config.model.save_dtype, world)
+
+
+def losses_of(
+    indices: Sequence[int], loss: Loss, model: nn.Module, reference: Reference | None, data: Dataset, training: bool
+) -> Iterator[tuple[LossInputs, Tensor, Tensor | slice]]:
+    """For each of this rank's micro-batches of a global batch: the loss's inputs, its losses, and which rows are its own.
+
+    A coupled loss is given the whole global batch each time, in which only the micro-batch's own rows carry gradients.
+    """
+    tokens_per_prompt = data.tokens_per_prompt(indices)
+
+    def inputs() -> Iterator[tuple[LossInputs, Tensor]]:
+        for batch, positions in data.micro_batches(indices):
+            yield loss_inputs(model, reference, batch, tokens_per_prompt), positions
+
+    if not loss.coupled:
+        for x, _ in inputs():
+            yield x, loss(x), slice(None)
+        return
+    with torch.no_grad():
+        whole = gather_inputs(inputs(), len(indices), data.world)
+    if training:
+        loss.observe(whole)
+    for x, positions in inputs():
+        x = with_rows(whole, x, positions)
+        yield x, loss(x), positions
+
+
+def loss_inputs(model: nn.Module, reference: Reference | None, batch: Batch, tokens_per_prompt: float) -> LossInputs:
+    """What the loss sees of a micro-batch: the (N, K) numbers of its real prompts. Fillers run, and end here."""
+    logps, n_tok = response_logps(model, batch)  # (N, K) each
+    return LossInputs(
+        logps=logps[: batch.n],
+        ref_logps=reference(batch)[: batch.n] if reference else None,
+        n_tok=n_tok[: batch.n],
+        scores=batch.scores[: batch.n] if batch.scores is not None else None,
+        labels=batch.labels[: batch.n, None] if batch.labels is not None else None,
+        tokens_per_prompt=tokens_per_prompt,
+    )
+
+
+def is_due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def remember_signal(number: int, frame: FrameType | None) -> None:
+    """Finish the step first; a second signal ends at once."""
+    global stop_signal
+    if stop_signal:
+        os._exit(128 + number)
+    stop_signal = number
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0 done; 2 for what the user can mend, in one line; 1 for a fault of ours, with its traceback.
+
+    128 + the signal's number for a run that a signal stopped.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(help_text())
+        return 0
+    global stop_signal
+    stop_signal = 0
+    meeting = rendezvous()
+    try:
+        with distributed(meeting) as world:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, remember_signal)
+            config = load_config(argv)
+            # torchrun --max-restarts starts a dead run again with the same arguments
+            config.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+            is_tiny = resolve_tiny(config, world, train)
+            folder = train(config, world)
+            if folder and world.main:
+                print(f"the aligned model is in {folder}", flush=True)
+                if is_tiny:
+                    print(report_tiny(Path(config.model.path), folder, Path(config.output)), flush=True)
+    except UserError as error:
+        return complain(f"error: {error}", meeting, status=2)
+    except Stopped:
+        return 128 + (stop_signal or signal.SIGTERM)
+    except Exception:
+        return complain(traceback.format_exc(), meeting, status=1)
+    return 0
+
+
+def complain(text: str, meeting: Rendezvous, status: int) -> int:
+    """Say why we fail, if no other rank has: the rest fail of the same, or because the first has left them."""
+    if meeting.first():
+        print(text, file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # without the interpreter's own ending, in which a thread of gloo's can abort a process that has done its work
+    os._exit(status)
