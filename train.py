@@ -20,13 +20,13 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from align.checkpoint import check_output, claim_output, export_model, load_checkpoint, save_checkpoint
+from align.checkpoint import Run, check_output, claim_output, export_model, load_checkpoint, save_checkpoint
 from align.config import Config, help_text, load_config
 from align.coupled import gather_inputs, with_rows
 from align.dataset import Dataset, load_dataset
 from align.errors import UserError
 from align.log import Log
-from align.logps import response_logps
+from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, peak_memory_mib, step_metrics
 from align.models import read_config, resolve_model
@@ -59,13 +59,14 @@ def train(config: Config, world: World) -> Path | None:
         if world.main:
             print(describe_plan(config, source, data))
         return None
-    reference = build_reference(config, source, data) if loss.needs_reference else None
+    reference = build_reference(config, source, data, loss.tokens) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
     model.lm_head.impl = config.model.logp_impl
     optimizer = build_optimizer(model, config.optim)
-    data_id = fingerprint(data.groups)
-    start = load_checkpoint(checkpoint, model, optimizer, data_id) if checkpoint else 0
+    moving = reference if reference and config.reference.mode == "moving" else None
+    run = Run(model, optimizer, loss, moving.model if moving else None, fingerprint(data.groups))
+    start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)
     log = Log(output / "metrics.jsonl", start, data.steps, active=world.main)
 
@@ -94,6 +95,8 @@ def train(config: Config, world: World) -> Path | None:
             )
         optimizer.step()
         optimizer.zero_grad()
+        if moving and is_due(step + 1, config.reference.every):
+            moving.follow(model, config.reference.alpha)
 
         seconds = time.perf_counter() - began
         tokens = data.n_tokens(indices)
@@ -111,7 +114,7 @@ def train(config: Config, world: World) -> Path | None:
             metrics |= {f"eval/{name}": value for name, value in step_metrics(sums.reduce(world)).items()}
         log.step(metrics)
         if last or is_due(done, config.train.checkpoint_every):
-            save_checkpoint(output, done, model, optimizer, data_id, config.train.keep_checkpoints, world)
+            save_checkpoint(output, done, run, config.train.keep_checkpoints, world)
         if totals["stop"] and done < data.steps:
             log.close()
             raise Stopped
@@ -131,7 +134,7 @@ def losses_of(
 
     def inputs() -> Iterator[tuple[LossInputs, Tensor]]:
         for batch, positions in data.micro_batches(indices):
-            yield loss_inputs(model, reference, batch, tokens_per_prompt), positions
+            yield loss_inputs(model, reference, batch, loss.tokens, tokens_per_prompt), positions
 
     if not loss.coupled:
         for x, _ in inputs():
@@ -146,17 +149,19 @@ def losses_of(
         yield x, loss(x), positions
 
 
-def loss_inputs(model: nn.Module, reference: Reference | None, batch: Batch, tokens_per_prompt: float) -> LossInputs:
+def loss_inputs(
+    model: nn.Module, reference: Reference | None, batch: Batch, tokens: Sequence[str], tokens_per_prompt: float
+) -> LossInputs:
     """What the loss sees of a micro-batch: the (N, K) numbers of its real prompts. Fillers run, and end here."""
-    logps, n_tok = response_logps(model, batch)  # (N, K) each
-    return LossInputs(
-        logps=logps[: batch.n],
-        ref_logps=reference(batch)[: batch.n] if reference else None,
-        n_tok=n_tok[: batch.n],
-        scores=batch.scores[: batch.n] if batch.scores is not None else None,
-        labels=batch.labels[: batch.n, None] if batch.labels is not None else None,
-        tokens_per_prompt=tokens_per_prompt,
-    )
+    known = reference(batch) if reference else None
+    sums = response_sums(model, batch, tokens, known.distributions if known else None)  # (N, K) each
+    if known:
+        sums |= {"ref_logps": known.ref_logps, "ref_shared_logps": known.ref_shared_logps}
+    if batch.scores is not None:
+        sums["scores"] = batch.scores
+    if batch.labels is not None:
+        sums["labels"] = batch.labels[:, None]
+    return LossInputs(**{name: rows[: batch.n] for name, rows in sums.items()}, tokens_per_prompt=tokens_per_prompt)
 
 
 def is_due(done: int, every: int) -> bool:

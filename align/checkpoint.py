@@ -9,17 +9,24 @@ that another number of ranks can read it) and state.json. The data order and eve
 import json
 import shutil
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 from align.config import Config, to_toml
 from align.errors import UserError
 from align.log import trim_metrics
+from align.losses import Loss
 from align.models import save_model
 from align.parallel import World, gather
 
@@ -78,10 +85,13 @@ def claim_output(config: Config, done: int, world: World) -> Path:
 
 
 def flatten(tables: dict[str, Any]) -> dict[str, Any]:
-    """{"train": {"steps": 8}} as {"train.steps": 8}."""
+    """{"loss": {"dpo": {"beta": 0.1}}} as {"loss.dpo.beta": 0.1}."""
     flat = {}
     for name, value in tables.items():
-        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
+        else:
+            flat[name] = value
     return flat
 
 
@@ -93,23 +103,41 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     )
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, data_id: str, keep: int, world: World
-) -> None:
-    """Write checkpoints/step-`step` (the number of optimizer steps done) and remove all but the newest `keep`.
+@dataclass
+class Run:
+    """All of a run that changes as it goes, and so is in its checkpoints."""
 
-    data_id: the fingerprint of the token ids that the run trains on, so that it cannot go on with others.
-    """
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Loss  # running statistics of the losses that have some
+    moving: nn.Module | None  # a reference that follows the policy
+    data_id: str  # fingerprint of the token ids it trains on, so that it cannot go on with others
+
+    def tensors(self) -> dict[str, Any]:
+        """For torch.distributed.checkpoint, which reads into the same structure in place."""
+        weights, moments = get_state_dict(self.model, self.optimizer)
+        moving = {} if self.moving is None else {"reference": get_model_state_dict(self.moving)}
+        return {"model": weights, "optimizer": moments, **moving}
+
+    def set_tensors(self, state: dict[str, Any]) -> None:
+        weights, moments = state["model"], state["optimizer"]
+        set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments)
+        if self.moving is not None:
+            set_model_state_dict(self.moving, state["reference"])
+
+
+def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) -> None:
+    """Write checkpoints/step-`step` (the number of optimizer steps done) and remove all but the newest `keep`."""
     final = folder / "checkpoints" / f"step-{step:06d}"
     part = final.with_name(final.name + ".part")
     if world.main:
         shutil.rmtree(part, ignore_errors=True)  # what a kill left behind
         part.mkdir(parents=True)
     world.barrier()
-    weights, moments = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=part)
+    dcp.save(run.tensors(), checkpoint_id=part)
     if world.main:
-        (part / "state.json").write_text(json.dumps({"step": step, "ranks": world.size, "data": data_id}) + "\n")
+        state = {"step": step, "data": run.data_id, "loss": run.loss.state(), **arithmetic(world)}
+        (part / "state.json").write_text(json.dumps(state) + "\n")
         if final.exists():
             shutil.rmtree(final)
         part.rename(final)
@@ -118,28 +146,36 @@ def save_checkpoint(
     world.barrier()
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, data_id: str) -> int:
-    """Restore model and optimizer in place; returns the number of steps done.
+def load_checkpoint(path: Path, run: Run, world: World) -> int:
+    """Restore a run in place; returns the number of steps done.
 
     Raises UserError if the folder is damaged, or was written by a run on other token ids.
     """
-    weights, moments = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {"model": weights, "optimizer": moments}
+    state = run.tensors()
     try:
         saved = json.loads((path / "state.json").read_text())
         step, data = saved["step"], saved["data"]
         dcp.load(state, checkpoint_id=path)
+        run.loss.load_state(saved["loss"])
     except (OSError, ValueError, KeyError, RuntimeError, dcp.api.CheckpointException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} cannot be resumed from ({reason}); remove that folder to resume from the one before"
         ) from None
-    if data != data_id:
+    if data != run.data_id:
         raise UserError(
             f"--resume: the data or its template has changed since {path} was written; restore it, or start anew"
         )
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    run.set_tensors(state)
+    changed = [f"{name} {saved[name]} then, {now} now" for name, now in arithmetic(world).items() if saved[name] != now]
+    if changed and world.main:
+        print(f"resumed with {', '.join(changed)}: the same run up to rounding, not to the bit", flush=True)
     return step
+
+
+def arithmetic(world: World) -> dict[str, int]:
+    """What the last bits of a sum depend on."""
+    return {"ranks": world.size, "threads": torch.get_num_threads()}
 
 
 def export_model(folder: Path, source: Path, model: nn.Module, save_dtype: str, world: World) -> Path:

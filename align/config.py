@@ -2,7 +2,8 @@
 
 Later wins: defaults, then --config FILE.toml, then flags. Unknown keys, wrong types and missing values are refused in one
 line that names the key. A loss brings its own parameters: `[loss]` takes them for whatever loss runs, `[loss.nca]` only
-for nca, `--loss.beta` for the one that runs.
+for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` is that of every part that has one, and
+`dpo.beta` that of dpo.
 """
 
 import difflib
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import UserError
-from align.losses import LOSSES, build_loss, loss_parameters
+from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
+from align.losses.table import overview
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,9 +50,14 @@ class DataSection:
 @dataclass
 class ReferenceSection:
     mode: str = key(
-        "cached", "reference log-probs: computed once and kept, or by a live frozen copy", ("cached", "live")
+        "auto",
+        "log-probs computed once and kept, by a live frozen copy, or by one that follows the policy (TR-DPO). "
+        "auto: cached, but live for a loss that compares whole distributions",
+        ("auto", "cached", "live", "moving"),
     )
     cache: str = key("runs/reference-cache", "folder for cached reference log-probs, keyed by model and data")
+    alpha: float = key(0.6, "moving: how far the reference goes towards the policy, 0 to 1 (arXiv 2404.09656)")
+    every: int = key(512, "moving: steps between two of its moves")
 
 
 @dataclass
@@ -90,8 +97,8 @@ class ParallelSection:
 
 @dataclass
 class LossSection:
-    name: str = key("nca", "the alignment method", tuple(LOSSES))
-    parameters: dict[str, float] = field(default_factory=dict)
+    name: str = key("nca", "the alignment method, or several as dpo+sft with --loss.weights 1,0.5")
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -118,7 +125,7 @@ class Config:
 
 
 SECTIONS = ("model", "data", "loss", "reference", "train", "optim", "parallel")
-SHORTHANDS = {"loss": "loss.name", "model": "model.path", "data": "data.path", "output": "output"}
+SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
 SWITCHES = ("resume", "plan")
 
 
@@ -129,6 +136,11 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _convert(value: Any, kind: type, where: str) -> Any:
     """A TOML value or the text of a flag, as `kind`; UserError names the key."""
+    if kind is list:  # of numbers: a TOML array, or 1,0.5 on the command line
+        items = value.split(",") if where.startswith("--") and isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise UserError(f"{where} must be a list of numbers, not {value!r}")
+        return [_convert(item, float, where) for item in items]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is kind:
@@ -154,7 +166,7 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
     section = getattr(config, section_name) if section_name in SECTIONS else None
     known = {f.name: f for f in fields(section) if f.name != "parameters"} if section else {}
     if section_name == "loss" and name not in known:
-        config.loss.parameters[name] = _convert(value, float, where)
+        _set_loss_parameter(config.loss, name, value, where)
         return
     if name not in known:
         keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
@@ -166,16 +178,27 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
     setattr(section, name, value)
 
 
-def _read_file(config: Config, path: Path, loss_name: str | None) -> None:
-    """Apply a TOML file. `loss_name` is the loss that a flag chose, which decides the `[loss.NAME]` table that counts."""
+def _set_loss_parameter(loss: LossSection, name: str, value: Any, where: str) -> None:
+    """Set a parameter of the loss that runs, which must be known by now."""
+    kinds = {key.rpartition(".")[2]: type(default) for key, default in loss_parameters(loss.name).items()}
+    kind = kinds.get(name.rpartition(".")[2])
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        set_parameter(loss.name, loss.parameters, name, _convert(value, kind, where) if kind else value)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not valid TOML: {error}") from None
-    own_name = tables.get("loss", {}).get("name") if isinstance(tables.get("loss"), dict) else None
-    chosen = loss_name or own_name or config.loss.name
+
+
+def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
+    """Apply a TOML file. Of the tables [loss.NAME] those of the loss that runs count, or of its parts."""
     for section, table in tables.items():
         if not isinstance(table, dict):
             _set(config, section, table, f"{path}: {section}")
@@ -187,8 +210,8 @@ def _read_file(config: Config, path: Path, loss_name: str | None) -> None:
                 for parameter, v in value.items():
                     if parameter not in loss_parameters(name):
                         raise UserError(f"{path}: loss.{name}.{parameter} is not a parameter of {name}")
-                    if name == chosen:
-                        _set(config, f"loss.{parameter}", v, f"{path}: loss.{name}.{parameter}")
+                    if name in loss_classes(config.loss.name):
+                        _set(config, f"loss.{name}.{parameter}", v, f"{path}: loss.{name}.{parameter}")
             else:
                 _set(config, f"{section}.{name}", value, f"{path}: {section}.{name}")
 
@@ -222,9 +245,17 @@ def load_config(argv: list[str]) -> Config:
     path = flags.pop("config", None)
     if path is None and "model" not in flags and "model.path" not in flags:
         path = str(ROOT / "configs" / "tiny.toml")
-    loss_name = flags.get("loss", flags.get("loss.name"))
-    if path is not None:
-        _read_file(config, Path(path), loss_name)
+    tables = _read_toml(Path(path)) if path is not None else {}
+    # which loss runs decides what its parameters are, so it is settled first
+    in_file = tables["loss"].get("name") if isinstance(tables.get("loss"), dict) else None
+    config.loss.name = flags.pop("loss", flags.pop("loss.name", None)) or in_file or config.loss.name
+    try:
+        loss_classes(config.loss.name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if isinstance(tables.get("loss"), dict):
+        tables["loss"].pop("name", None)
+    _set_tables(config, tables, Path(path or ""))
     for name in SWITCHES:
         setattr(config, name, bool(flags.pop(name, False)))
     for name, value in flags.items():
@@ -239,12 +270,27 @@ def _check(config: Config) -> None:
     for name, flag in (("model", "--model DIR"), ("data", "--data FILE")):
         if not getattr(config, name).path:
             raise UserError(f"{name}.path is missing; give {flag} or set it in --config")
+    config.loss.parameters = loss_parameters(config.loss.name) | config.loss.parameters
     try:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
-    config.loss.parameters = {name: getattr(loss, name) for name in loss_parameters(config.loss.name)}
-    at_least = {"train.batch_size": 1, "train.micro_batch_size": 1, "train.keep_checkpoints": 1, "data.max_length": 2}
+    whole = "kl" in loss.tokens  # log-probs of the answers alone cannot be looked up for it
+    if config.reference.mode == "auto":
+        config.reference.mode = "live" if whole else "cached"
+    if config.reference.mode == "cached" and whole:
+        raise UserError(
+            f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"
+        )
+    if not 0 < config.reference.alpha <= 1:
+        raise UserError(f"reference.alpha must be greater than 0 and at most 1, not {config.reference.alpha}")
+    at_least: dict[str, float] = {
+        "train.batch_size": 1,
+        "train.micro_batch_size": 1,
+        "train.keep_checkpoints": 1,
+        "data.max_length": 2,
+    }
+    at_least["reference.every"] = 1
     at_least |= dict.fromkeys(("train.steps", "train.epochs", "train.checkpoint_every", "train.eval_every"), 0)
     at_least |= dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.max_grad_norm"), 0)
     for dotted, least in at_least.items():
@@ -272,11 +318,9 @@ def help_text() -> str:
         "  --resume   continue from the newest checkpoint of --output",
         "  --plan     say what would be done (parameters, steps, memory, resolved configuration) and stop",
         "",
-        "losses (--loss NAME), with their parameters (--loss.KEY VALUE):",
+        "--loss NAME, with the parameters that --loss.KEY sets; several are added as --loss dpo+sft --loss.weights 1,0.5:",
+        overview(),
     ]
-    for name, cls in LOSSES.items():
-        parameters = ", ".join(f"{k} {v:g}" for k, v in loss_parameters(name).items()) or "no parameters"
-        lines.append(f"  {name:10} {cls.title}, {cls.paper}; {parameters}")
     for section in SECTIONS:
         if section != "loss":
             lines += ["", f"[{section}]"]

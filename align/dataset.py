@@ -4,15 +4,24 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from align.config import Config
-from align.data import batch_indices, read_rows, split_batch
+from align.data import Row, batch_indices, read_rows, split_batch
 from align.errors import UserError
-from align.losses import Loss
+from align.losses import FITS, Loss
 from align.parallel import World
 from align.tokens import Batch, Group, Tokenizer, collate, encode_rows
+
+# what a row of each kind of FITS holds, for people
+HOLDS = {
+    "single": "one answer",
+    "pair": "a chosen and a rejected answer",
+    "list": "three or more answers",
+    "labelled": "one answer and a label",
+}
 
 
 @dataclass(frozen=True)
@@ -78,20 +87,51 @@ def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, wor
     """A preference file as token ids, checked against what the loss needs. Says what it read."""
     options = config.data
     rows, dropped = read_rows(path, options.bad_rows)
-    k, labelled = len(rows[0].responses), rows[0].label is not None
-    fits, takes = {
-        "one": (True, "any"),
-        "pair": (k == 2, "pairs of answers, chosen and rejected"),
-        "list": (k >= 2, "two or more answers a prompt"),
-        "unpaired": (k == 1 and labelled, "one answer a prompt, with a label"),
-    }[loss.answers]
-    if not fits:
-        raise UserError(f"{path}: {k} answers a prompt; --loss {config.loss.name} takes {takes}")
+    if loss.answers == "unpaired" and len(rows[0].responses) == 2:
+        rows = [answer for row in rows for answer in labelled(row)]
+        if world.main:
+            print(f"data: {path} has pairs, for --loss {config.loss.name} {len(rows)} answers labelled good or bad")
+    k, has_label = len(rows[0].responses), rows[0].label is not None
+    kind = "labelled" if has_label else {1: "single", 2: "pair"}.get(k, "list")
+    if kind not in FITS[loss.answers]:
+        takes = " or ".join(HOLDS[kind] for kind in HOLDS if kind in FITS[loss.answers])
+        raise UserError(f"{path}: {HOLDS[kind]} a prompt; --loss {config.loss.name} takes {takes}")
     if loss.answers == "one":  # what a loss does not read is not computed
         rows = [replace(row, responses=row.responses[:1], scores=None) for row in rows]
     groups, report = encode_rows(
         rows, tokenizer, options.template, options.max_length, options.overlong, options.bad_rows, dropped
     )
+    if loss.mismatched:
+        groups = mismatch(groups, options.max_length, config.train.seed, path)
     if world.main:
         print(f"data: {path}\n{report}", flush=True)
     return groups
+
+
+def labelled(row: Row) -> tuple[Row, Row]:
+    """A pair as a desirable and an undesirable answer."""
+    good, bad = row.responses
+    return (
+        replace(row, responses=[good], scores=None, label=True),
+        replace(row, responses=[bad], scores=None, label=False),
+    )
+
+
+def mismatch(groups: list[Group], max_length: int, seed: int, path: str) -> list[Group]:
+    """Give every prompt, as answer 1, the answer to another prompt: what KTO estimates its KL on. A function of the seed.
+
+    The answers go round a random circle, so that each serves about once; a prompt takes the next that was given to other
+    words than its own. One too long for its new prompt is cut, and then has no EOS. Raises UserError where all prompts
+    are the same.
+    """
+    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    paired = list(groups)
+    for place, i in enumerate(order):
+        group = groups[i]
+        others = (groups[order[(place + step) % len(order)]] for step in range(1, len(order)))
+        other = next((g for g in others if g.prompt_ids != group.prompt_ids), None)
+        if other is None:
+            raise UserError(f"{path}: all prompts are the same; kto needs answers to other prompts to compare with")
+        borrowed = other.response_ids[0][: max_length - len(group.prompt_ids)]
+        paired[i] = replace(group, response_ids=[group.response_ids[0], borrowed])
+    return paired

@@ -134,6 +134,12 @@ def local_rows(parameter: Tensor) -> tuple[Tensor, int]:
     return parameter.to_local().data, offset[0]
 
 
+def reshard(model: nn.Module) -> None:
+    """Put the root group's parameters back into shards: it is backward that does so, and a frozen model has none."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
 def gather(parameter: Tensor) -> Tensor:
     """The whole of a sharded parameter, on every rank that calls (all must)."""
     return parameter.detach().full_tensor() if isinstance(parameter, DTensor) else parameter.detach()

@@ -1,15 +1,17 @@
-"""The reference policy's log-probs: computed once and kept, or by a live frozen copy. To a loss they are the same numbers.
+"""The reference policy's log-probs: computed once and kept, or by a frozen copy of the model. To a loss they are the same.
 
 Cached: reference log-probs of an answer never change, so they are computed before training, without gradients, for the
 prompts that the run will visit, and stored in a file whose name is the hash of all that they depend on. Live: a frozen,
-sharded copy of the model answers in every step; more memory and time, nothing to store.
+sharded copy of the model answers in every step; more memory and time, nothing to store, and whole distributions for the
+methods that compare them. Moving: a live copy that follows the policy, TR-DPO (arXiv 2404.09656).
 """
 
 import gc
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,56 +23,103 @@ from tqdm import tqdm
 
 from align.config import Config
 from align.dataset import Dataset
-from align.logps import response_logps
-from align.parallel import compute_dtype, load_sharded
+from align.logps import response_sums
+from align.parallel import compute_dtype, gather, load_sharded, reshard
 from align.tokens import Batch, Group, fingerprint
 
-Reference = Callable[[Batch], Tensor]  # a batch to its reference log-probs (N*K rows as (N, K)), fillers included
+KEPT = ("logps", "shared_logps")  # what a cache has of every answer
 
 
-def build_reference(config: Config, model_folder: Path, data: Dataset) -> Reference:
-    """The reference of a run, by --reference.mode."""
+@dataclass
+class ReferenceNumbers:
+    """What the reference says of a batch, fillers included."""
+
+    ref_logps: Tensor  # (N, K)
+    ref_shared_logps: Tensor  # (N, K), of each answer's tokens up to the length of the prompt's shortest
+    distributions: tuple[Tensor, Tensor] | None = None  # hidden states (N*K, T-1, D) and head weight (V, D)
+
+
+class CachedReference:
+    """A table of numbers. It holds no model."""
+
+    model = None
+
+    def __init__(self, table: Tensor):
+        self.table = table  # (prompts, K, 2): KEPT
+
+    def __call__(self, batch: Batch) -> ReferenceNumbers:
+        return ReferenceNumbers(*self.table[batch.index].unbind(dim=-1))
+
+
+class LiveReference:
+    """A frozen, sharded model. With `distributions` every rank also keeps its head's weight whole."""
+
+    def __init__(self, model: nn.Module, distributions: bool):
+        self.model, self.distributions = model, distributions
+        self.refresh()
+
+    def refresh(self) -> None:
+        """After the weights changed."""
+        self.head = gather(self.model.lm_head.weight) if self.distributions else None  # (V, D)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> ReferenceNumbers:
+        sums = response_sums(self.model, batch, KEPT, states=self.distributions)
+        numbers = ReferenceNumbers(*(sums[name] for name in KEPT))
+        if self.distributions:
+            numbers.distributions = (sums["states"], self.head.to(sums["states"].dtype))
+        return numbers
+
+    @torch.no_grad()
+    def follow(self, policy: nn.Module, alpha: float) -> None:
+        """ρ ← α π + (1 - α) ρ, parameter by parameter: TR-DPO's soft update; α = 1 is its hard one."""
+        reshard(self.model)
+        for ours, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
+            ours.lerp_(theirs.detach(), alpha)
+        self.refresh()
+
+
+Reference = CachedReference | LiveReference
+
+
+def build_reference(config: Config, model_folder: Path, data: Dataset, tokens: Sequence[str]) -> Reference:
+    """The reference of a run, by --reference.mode. tokens: the token-level inputs of its loss."""
     world, dtype = data.world, compute_dtype(config.parallel, data.world.device)
+    moving = config.reference.mode == "moving"
 
     def load() -> nn.Module:
-        # frozen, so its parameters may rest in the dtype of compute: the same numbers as the policy's at step 0
-        model = load_sharded(model_folder, world, dtype=dtype, stored=dtype)
+        # what is frozen may rest in the dtype of compute, with the same numbers as the policy's at step 0; small moves
+        # would be lost to its rounding
+        model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
         model.lm_head.impl = config.model.logp_impl
         return model.requires_grad_(False).eval()
 
-    if config.reference.mode == "live":
-        model = load()
-        return lambda batch: live_logps(model, batch)
+    if config.reference.mode != "cached":
+        return LiveReference(load(), distributions="kl" in tokens)
     key = cache_key(model_folder, data.groups, dtype) if world.main else ""
-    table = cached_logps(Path(config.reference.cache) / f"{key}.safetensors", load, data)
-    return lambda batch: table[batch.index]
-
-
-@torch.no_grad()
-def live_logps(model: nn.Module, batch: Batch) -> Tensor:
-    return response_logps(model, batch)[0]
+    return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data))
 
 
 def cache_key(model_folder: Path, groups: list[Group], dtype: torch.dtype) -> str:
     """A hash of everything that a reference log-prob depends on: weights, config, the exact token ids, the precision."""
-    digest = hashlib.sha256(f"{dtype} {fingerprint(groups)}".encode())
+    digest = hashlib.sha256(f"{KEPT} {dtype} {fingerprint(groups)}".encode())
     for file in sorted([model_folder / "config.json", *model_folder.glob("*.safetensors")]):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:32]
 
 
-def cached_logps(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Tensor:
-    """The table (prompts, K) of reference log-probs, NaN where never computed.
+def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Tensor:
+    """The table (prompts, K, 2) of what KEPT names, NaN where never computed.
 
     Reads what `file` has, computes what the run will visit and the file lacks, and writes it back. Only rank 0 touches the
     file, so `file` counts on rank 0 alone.
     """
     groups, world = data.groups, data.world
-    table = torch.full((len(groups), len(groups[0].response_ids)), torch.nan)
+    table = torch.full((len(groups), len(groups[0].response_ids), len(KEPT)), torch.nan)
     if world.main and file.exists():
         with suppress(SafetensorError):  # a damaged cache is a missing one: it is computed again and replaced
-            table = load_file(file)["logps"]
+            table = load_file(file)["sums"]
     table = table.to(world.device)
     dist.broadcast(table, 0)
     missing = [i for i in sorted(data.visited()) if table[i].isnan().any()]
@@ -80,18 +129,20 @@ def cached_logps(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Te
         missing = [*missing, *(i for i in range(len(groups)) if i not in missing)][: world.size]
     if world.main:
         print(f"reference: log-probs of {len(missing)} prompts to compute, kept in {file}", flush=True)
-    model = load()
+    reference = LiveReference(load(), distributions=False)
     computed = torch.zeros_like(table)
     batches = [batch for batch, _ in data.micro_batches(missing)]
     for batch in tqdm(batches, "reference", disable=not (world.main and sys.stderr.isatty())):
-        computed[batch.index[: batch.n]] = live_logps(model, batch)[: batch.n]
-    del model
+        numbers = reference(batch)
+        sums = torch.stack([numbers.ref_logps, numbers.ref_shared_logps], dim=-1)  # (N, K, 2)
+        computed[batch.index[: batch.n]] = sums[: batch.n]
+    del reference
     gc.collect()  # a sharded model is full of reference cycles, and the policy needs the room
     world.sum(computed)
     table[missing] = computed[missing]
     if world.main:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
-        save_file({"logps": table.cpu()}, part)
+        save_file({"sums": table.cpu()}, part)
         part.replace(file)
     return table

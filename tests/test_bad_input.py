@@ -61,7 +61,7 @@ def test_missing_keys(tmp_path, capsys):
 
 
 def test_unknown_loss_and_parameters(refused):
-    assert "did you mean nca" in refused("--loss", "nac")
+    assert "did you mean 'nca'" in refused("--loss", "nac")
     assert "no parameter 'betta'; it takes beta" in refused("--loss.betta", "1")
     assert "loss.beta must be greater than 0" in refused("--loss.beta", "-1")
 
@@ -79,9 +79,9 @@ def test_missing_and_broken_data(refused, tmp_path):
 
 def test_data_that_does_not_suit_the_loss_or_batch(refused):
     demo = {"prompt": "a", "completion": "b c"}
-    assert "1 answers a prompt; --loss nca takes two or more" in refused(rows=[demo, demo])
+    assert "one answer a prompt; --loss nca takes a chosen and a rejected answer or three or more" in refused(rows=[demo, demo])
     scored = {"prompt": "a", "responses": ["x", "y", "z"], "scores": [1, 2, 3]}
-    assert "3 answers a prompt; --loss dpo takes pairs" in refused("--loss", "dpo", rows=[scored] * 2)
+    assert "three or more answers a prompt; --loss dpo takes a chosen and a rejected answer" in refused("--loss", "dpo", rows=[scored] * 2)
     assert "--train.batch_size 9" in refused("--train.batch_size", "9", rows=[ROW] * 3)
 
 

@@ -1,10 +1,13 @@
 """Sums over responses, against log_softmax of the whole logits."""
 
+import pytest
 import torch
-from conftest import MODEL
+from conftest import MODEL, run_ranks
 
-from align.logps import response_logps
+from align.logps import response_logps, response_sums
 from align.models import load_model
+from align.parallel import load_sharded
+from align.reference import LiveReference
 from align.tokens import Group, collate
 
 
@@ -29,3 +32,73 @@ def test_padding_and_neighbours_do_not_matter():
     for pad in (0, 11, 12):
         together, _ = response_logps(model, collate([short, long], pad_id=pad))
         torch.testing.assert_close(together[:1], alone, rtol=1e-6, atol=1e-5)
+
+
+GROUPS = [Group([3, 4, 5], [[6, 7, 11], [8, 11]], 0), Group([9, 9, 9, 9, 2], [[1], [5, 4, 3, 2, 11]], 1)]
+
+
+def distributions(model, group, response):
+    """The log-probabilities of the whole vocabulary at every response position, (tokens, V)."""
+    ids = torch.tensor([group.prompt_ids + response])
+    return torch.log_softmax(model.logits(ids)[0], -1)[len(group.prompt_ids) - 1 : -1]
+
+
+def two_models(dtype=torch.float64):
+    """A policy and a reference that are not the same."""
+    policy, reference = load_model(MODEL, dtype=dtype), load_model(MODEL, dtype=dtype)
+    with torch.no_grad():
+        for p in reference.parameters():
+            p.mul_(1.1)
+    return policy, reference.requires_grad_(False)
+
+
+def test_token_level_sums_match_the_definition():
+    """KL, WPO's weights and LD-DPO's shared sums from whole distributions written out, with their gradients."""
+    policy, frozen = two_models()
+    batch = collate(GROUPS, pad_id=11)
+    known = LiveReference(frozen, distributions=True)(batch)
+    sums = response_sums(policy, batch, ("kl", "weights", "shared_logps"), known.distributions)
+    expected = {name: torch.empty(2, 2, dtype=torch.float64) for name in ("kl", "weights", "shared_logps", "ref")}
+    for i, group in enumerate(GROUPS):
+        shared = min(map(len, group.response_ids))
+        for j, response in enumerate(group.response_ids):
+            log_p, log_q = (distributions(model, group, response) for model in (policy, frozen))
+            of_tokens = log_p[range(len(response)), response]
+            expected["kl"][i, j] = (log_q.exp() * (log_q - log_p)).sum()
+            expected["weights"][i, j] = (of_tokens - log_p.exp().square().sum(-1).log()).mean().exp()
+            expected["shared_logps"][i, j] = of_tokens[:shared].sum()
+            expected["ref"][i, j] = log_q[range(shared), response[:shared]].sum()
+    for name in ("kl", "weights", "shared_logps"):
+        torch.testing.assert_close(sums[name], expected[name], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(known.ref_shared_logps, expected["ref"], rtol=1e-9, atol=1e-9)
+    assert not sums["weights"].requires_grad
+    sums["kl"].sum().backward()
+    ours = [p.grad.clone() for p in policy.parameters()]
+    policy.zero_grad()
+    expected["kl"].sum().backward()
+    for a, p in zip(ours, policy.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad, rtol=1e-8, atol=1e-9)
+
+
+def sharded_token_level_sums(world):
+    policy, frozen = (load_sharded(MODEL, world, torch.float32, torch.float32) for _ in "pr")
+    with torch.no_grad():
+        for p in frozen.parameters():
+            p.mul_(1.1)
+    reference = LiveReference(frozen.requires_grad_(False), distributions=True)
+    batch = collate(GROUPS, pad_id=11)
+    tokens = ("kl", "weights", "shared_logps")
+    whole, whole_frozen = two_models(torch.float32)
+    ours = response_sums(policy, batch, tokens, reference(batch).distributions)
+    theirs = response_sums(whole, batch, tokens, LiveReference(whole_frozen, distributions=True)(batch).distributions)
+    for name in tokens:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5)
+    reference.follow(policy, alpha=1.0)
+    torch.testing.assert_close(
+        response_sums(policy, batch, tokens, reference(batch).distributions)["kl"].sum().item(), 0.0
+    )
+
+
+@pytest.mark.slow
+def test_token_level_sums_of_sharded_models():
+    run_ranks(sharded_token_level_sums, 2)

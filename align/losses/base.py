@@ -30,9 +30,7 @@ class LossInputs:
     # for token-level methods alone, (N, K) each:
     kl: Tensor | None = None  # Σ_t KL(ρ(.|t) || π(.|t)) over the response's positions, with a gradient
     weights: Tensor | None = None  # exp of the mean over tokens of log π(y_t) - log Σ_v π(v)², detached
-    shared_logps: Tensor | None = (
-        None  # π summed over only the first min_k n_tok tokens of each answer, with a gradient
-    )
+    shared_logps: Tensor | None = None  # π summed over the first min_k n_tok tokens of each answer, with a gradient
     ref_shared_logps: Tensor | None = None  # the same under ρ
 
     @property
@@ -41,6 +39,16 @@ class LossInputs:
         if self.ref_logps is None:
             raise ValueError("this loss compares with a reference: LossInputs.ref_logps is None")
         return self.logps - self.ref_logps
+
+
+# what each kind of Loss.answers can be given: one answer a prompt, two, more, or one with a label
+FITS = {
+    "one": {"single", "pair", "list"},
+    "pair": {"pair"},
+    "list": {"pair", "list"},
+    "unpaired": {"labelled"},
+    "pair or unpaired": {"pair", "labelled"},
+}
 
 
 @dataclass
@@ -54,9 +62,8 @@ class Loss:
     paper: ClassVar[str]
     in_paper: ClassVar[bool] = False  # one of the ten methods of arXiv 2409.07772, as inferred
     needs_reference: ClassVar[bool] = True
-    answers: ClassVar[str] = (
-        "pair"  # "one": only answer 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1
-    )
+    # "one": only answer 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
+    answers: ClassVar[str] = "pair"
     coupled: ClassVar[bool] = False  # prompts influence each other: the loss must be given the whole global batch
     mismatched: ClassVar[bool] = False  # answer 1 of each prompt is another prompt's answer, to estimate a KL on
     tokens: ClassVar[tuple[str, ...]] = ()  # the token-level LossInputs it needs: "kl", "weights", "shared_logps"

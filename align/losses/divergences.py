@@ -102,3 +102,35 @@ class Relative(Loss):
     def rewards(self, x: LossInputs) -> Tensor:
         """The implicit rewards β s(Δ) that are logged, (N, 2), detached: their difference is z."""
         return self.beta * score(x.ratios.detach(), self.divergence, self.alpha)
+
+
+@dataclass
+class FDPO(Relative):
+    """f-DPO, Wang et al. 2023, "Beyond Reverse KL", arXiv 2309.16240: DPO under the divergence of your choice.
+
+    Objective
+        L = -log σ(z),    z = β (s(Δ_w) - s(Δ_l))
+    with s as Relative has it. Under reverse_kl it is DPO, bit by bit.
+
+    Derivation. Relative's: any policy names a reward, β f'(π/ρ), up to a function of the prompt that a difference cancels.
+    Bradley-Terry on that difference is L.
+
+    Gradient, from (log σ(z))' = σ(-z)
+        dL/dπ_w = -β σ(-z) s'(Δ_w),    dL/dπ_l = +β σ(-z) s'(Δ_l)
+
+    What it does. DPO's weight σ(-z) for the pair, Relative's s' for each answer. At policy = reference L = log 2 and the
+    slopes are -β/2 and +β/2, half of that under js. Only js bounds the margin from above by where the rejected answer
+    stands; under the others there is no finite fixed point.
+
+    Limits. Relative's: other divergences see the level of both log-ratios, and forward_kl is violent below the reference.
+    """
+
+    title = "DPO under another divergence (f-DPO)"
+    paper = "arXiv 2309.16240"
+    divergence: str = "js"
+
+    def __call__(self, x: LossInputs) -> Tensor:
+        return -F.logsigmoid(self.margin(x))
+
+    def gradient(self, x: LossInputs) -> Tensor:
+        return self.chain(x, -torch.sigmoid(-self.margin(x)))

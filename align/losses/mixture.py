@@ -11,18 +11,9 @@ import torch
 from torch import Tensor
 
 from align.losses.absolute import BCO
-from align.losses.base import Loss, LossInputs
+from align.losses.base import FITS, Loss, LossInputs
 from align.losses.dpo import DPO
 from align.losses.sft import SFT
-
-# Loss.answers: which data each kind can be given
-FITS = {
-    "one": {"single", "pair", "list"},
-    "pair": {"pair"},
-    "list": {"pair", "list"},
-    "unpaired": {"labelled"},
-    "pair or unpaired": {"pair", "labelled"},
-}
 
 
 class WeightedSum(Loss):

@@ -229,9 +229,11 @@ class DPOP(Loss):
 
     Limits. A wall, not a floor: Δ_w < 0 still wins if Δ_l falls 1 + λ times as far. At the paper's λ = 50, β = 0.3 a
     chosen answer 1 nat down costs 15 and pulls with slope 15, a hundred times DPO's 0.15 at the start; gradient
-    clipping decides the step. Its authors saw little change for λ from 5 to 500. Its first version had the brackets
-    wrong: the penalty belongs inside log σ, times β. Public code also has it outside, as + λ max(0, -Δ_w), which never
-    fades, and with the sign that rewards the fall (the snippet in LlamaFactory #2587).
+    clipping decides the step. The wall stands where training starts: with a cached reference, which is the policy's up
+    to rounding, rounding decides on which side each pair begins, with a live one none has left. Its authors saw little
+    change for λ from 5 to 500. Its first version had the brackets wrong: the penalty belongs inside log σ, times β.
+    Public code also has it outside, as + λ max(0, -Δ_w), which never fades, and with the sign that rewards the fall
+    (the snippet in LlamaFactory #2587).
     """
 
     title = "DPO-Positive (DPOP)"

@@ -109,9 +109,10 @@ class KTOPair(Loss):
     mean is not negative. At policy = reference L = 1/2 and the slopes are -β/4 and +β/4, half of them from that term.
     With both means below 0 it is half of APO-zero.
 
-    Limits. The batch's mean log-ratio of chosen answers is no estimate of KL(π || ρ), and the gradient through it makes
-    the result depend on how the batch is cut. TRL refuses it since 0.9.6 in favour of its unpaired trainer, and OpenRLHF
-    has removed it; while they had it, they agreed. At a mean of exactly 0 the gradient passes, as through torch.clamp.
+    Limits. The batch's mean log-ratio of chosen answers is no estimate of KL(π || ρ), and the gradient through it
+    makes the result depend on how the batch is cut. TRL refuses it since 0.9.6 in favour of its unpaired trainer, and
+    OpenRLHF has removed it; while they had it, they agreed. At a mean of exactly 0 the gradient passes, as through
+    torch.clamp: the first step is at that kink, exactly with a live reference, and up to rounding with a cached one.
     """
 
     title = "KTO on pairs, with gradients through its KL (old form)"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from align.models.config import DecoderConfig, Rope
 from kernels import linear_logp
+from kernels.token_stats import linear_collision, linear_kl
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -110,11 +111,28 @@ class LogProbHead(nn.Linear):
         super().__init__(hidden_size, vocab_size, bias=False)
         self.impl = "auto"
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
-        """hidden (..., D) -> (..., V); or hidden (N, D), targets (N,) -> (N,) float32."""
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        collision: bool = False,
+        other: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor | None, Tensor | None]:
+        """hidden (..., D) -> (..., V); or hidden (N, D), targets (N,) -> (N,) float32.
+
+        With collision or other, the log-probabilities and two more (N,): log Σ_v p(v)² if collision, KL(other ‖ this)
+        if other, the hidden states (N, D') and head weight (V, D') of another model. None for what was not asked for.
+        """
         if targets is None:
             return F.linear(hidden, self.weight)
-        return linear_logp(hidden, self.weight, targets, impl=self.impl)
+        logp = linear_logp(hidden, self.weight, targets, impl=self.impl)
+        if not collision and other is None:
+            return logp
+        return (
+            logp,
+            linear_collision(hidden.detach(), self.weight.detach()) if collision else None,
+            linear_kl(hidden, self.weight, *other) if other is not None else None,
+        )
 
 
 class Decoder(nn.Module):
@@ -144,18 +162,39 @@ class Decoder(nn.Module):
         if self.config.tied:
             self.lm_head.weight = self.embedding.weight
 
-    def forward(self, ids: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        *,
+        states: bool = False,
+        collision: bool = False,
+        other: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor | tuple[Tensor | None, ...]:
         """log p(targets[b, t] | ids[b, :t + 1]) where mask is true, 0 elsewhere.
 
         ids, targets: (B, T) int64; mask: (B, T) bool. Rows are right-padded. Returns (B, T) float32 (float64 for a
         float64 model). Only the masked positions meet the head, which runs even when there are none: a sharded model
         needs every rank to call it.
+
+        states: return also what the head reads, (B, T, D). For methods that look at whole next-token distributions,
+        collision or other: return also (B, T) log Σ_v p(v)², and KL(other ‖ this), the other model being given by its
+        states (B, T, D') and its head's weight (V, D'); None in the place of one that was not asked for.
         """
         chosen = mask.nonzero(as_tuple=True)  # rows (n,), columns (n,)
-        h = self.hidden(ids)[chosen]  # (n, D)
-        logp = self.lm_head(h, targets[chosen])  # (n,)
-        # not a view: a sharded model hangs its backward hook on what this returns
-        return logp.new_zeros(mask.shape).index_put(chosen, logp)
+        h = self.hidden(ids)  # (B, T, D)
+        if other is not None:
+            other = (other[0][chosen], other[1])  # (n, D'), (V, D')
+        found = self.lm_head(h[chosen], targets[chosen], collision, other)  # (n,), or three of them
+
+        def spread(values: Tensor | None) -> Tensor | None:  # (n,) -> (B, T)
+            # not a view: a sharded model hangs its backward hook on what this returns
+            return None if values is None else values.new_zeros(mask.shape).index_put(chosen, values)
+
+        if isinstance(found, tuple):
+            return tuple(spread(values) for values in found)
+        return (spread(found), h) if states else spread(found)
 
     def logits(self, ids: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
         """Scores of the next token, (B, T, V); or (B, V) at one position `at` (B,) of each row."""

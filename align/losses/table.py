@@ -1,0 +1,60 @@
+"""The methods as a table, from what each class declares: for --help, `python -m align.losses`, the docs and the tests."""
+
+import inspect
+
+from align.losses import LOSSES, Loss, loss_classes, loss_parameters
+
+IN_PAPER = "one of the ten of arXiv 2409.07772, as inferred"
+
+
+def needs(cls: type[Loss]) -> list[str]:
+    """What a method needs beside its answers and their log-probs."""
+    has = {
+        "reference": cls.needs_reference,
+        "scores if given": cls.answers == "list",
+        "labels": "unpaired" in cls.answers,
+        f"tokens ({', '.join(cls.tokens)})": bool(cls.tokens),
+        "whole batch": cls.coupled,
+    }
+    return [name for name, needed in has.items() if needed]
+
+
+def parameters(name: str) -> list[str]:
+    return [
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in loss_parameters(name).items()
+    ]
+
+
+def overview() -> str:
+    """One line a method, columns aligned."""
+    rows = [("", "name", "method", "paper", "answers", "needs", "parameters")]
+    for name, cls in LOSSES.items():
+        mark = "*" if cls.in_paper else ""
+        lists = ", ".join(needs(cls)) or "-", ", ".join(parameters(name)) or "-"
+        rows.append((mark, name, cls.title, cls.paper, cls.answers, *lists))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    notes = [
+        f"* {IN_PAPER}",
+        "answers: one, only the preferred is read; pair, chosen and rejected; list, two or more, best first, with scores or",
+        "without; unpaired, one with a label, desirable or not. Needs: whole batch, prompts influence each other.",
+        "python -m align.losses NAME shows a method's objective, derivation, gradient and limits.",
+    ]
+    return "\n".join([*lines, "", *notes])
+
+
+def describe(name: str) -> str:
+    """A method in full. Raises ValueError for an unknown name."""
+    cls = loss_classes(name)[name]
+    flags = "  ".join(f"--loss.{parameter}" for parameter in parameters(name)) or "none"
+    lines = [
+        f"--loss {name}",
+        f"  method      {cls.title}, {cls.paper}" + (f"; {IN_PAPER}" if cls.in_paper else ""),
+        f"  answers     {cls.answers}",
+        f"  needs       {', '.join(needs(cls)) or 'nothing more'}",
+        f"  parameters  {flags}",
+        "",
+        inspect.getdoc(cls) or "",
+    ]
+    return "\n".join(lines)
