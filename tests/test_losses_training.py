@@ -58,11 +58,11 @@ def test_every_loss_gives_one_curve_for_every_split(tiny):
         curve, first = read_metrics(tiny / split / name), read_metrics(tiny / "1x1" / name)
         assert len(curve) == 3, name
         for ours, theirs in zip(curve, first, strict=True):
-            for key in ("loss", "grad_norm", "logps/chosen", "rewards/margin", "kl"):
-                near = pytest.approx(
-                    theirs.get(key), rel=1e-5, abs=1e-4 if key == "kl" else 2e-5
-                )  # kl: sums of -70 cancel
-                assert ours.get(key) == near, (name, split, key, ours["step"])
+            assert ours.keys() == theirs.keys()
+            for key in theirs.keys() & {"loss", "grad_norm", "logps/chosen", "rewards/margin", "kl"}:
+                tolerance = 1e-4 if key == "kl" else 2e-5  # kl: sums of -70 cancel
+                near = pytest.approx(theirs[key], rel=1e-5, abs=tolerance)
+                assert ours[key] == near, (name, split, key, ours["step"])
         assert all(math.isfinite(line["loss"]) for line in curve) and curve[0]["grad_norm"] > 0, name
 
 
