@@ -105,10 +105,13 @@ class IPO(Loss):
 
 @dataclass
 class IPOSum(IPO):
-    """IPO on the log-ratios of whole answers: what its derivation gives (see IPO for it), arXiv 2310.12036, eq. 17.
+    """IPO on the log-ratios of whole answers, arXiv 2310.12036, eq. 17.
 
     Objective
         L = (h - 1/(2β))²,    h = Δ_w - Δ_l
+
+    Derivation. IPO's, taken at its word: it is about answers, and knows no tokens. Means per token are a choice
+    beside it.
 
     Gradient
         dL/dπ_w = 2 (h - 1/(2β)),    dL/dπ_l = -2 (h - 1/(2β))

@@ -27,18 +27,17 @@ def parameters(name: str) -> list[str]:
 
 
 def overview() -> str:
-    """One line a method, columns aligned."""
-    rows = [("", "name", "method", "paper", "answers", "needs", "parameters")]
+    """Every method: its name, what it is, and below what it takes, needs and is set by."""
+    width = max(map(len, LOSSES))
+    lines = []
     for name, cls in LOSSES.items():
-        mark = "*" if cls.in_paper else ""
-        lists = ", ".join(needs(cls)) or "-", ", ".join(parameters(name)) or "-"
-        rows.append((mark, name, cls.title, cls.paper, cls.answers, *lists))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.append(f"{'*' if cls.in_paper else ' '} {name:{width}}  {cls.title}, {cls.paper}")
+        parts = (cls.answers, ", ".join(needs(cls)), ", ".join(parameters(name)))
+        lines.append(f"  {'':{width}}  {'; '.join(part for part in parts if part)}")
     notes = [
         f"* {IN_PAPER}",
-        "answers: one, only the preferred is read; pair, chosen and rejected; list, two or more, best first, with scores or",
-        "without; unpaired, one with a label, desirable or not. Needs: whole batch, prompts influence each other.",
+        "Below each: the answers it takes (one, the preferred; pair, chosen and rejected; list, two or more, best first;",
+        "unpaired, one with a label), what else it needs (whole batch: prompts influence each other), its parameters.",
         "python -m align.losses NAME shows a method's objective, derivation, gradient and limits.",
     ]
     return "\n".join([*lines, "", *notes])
