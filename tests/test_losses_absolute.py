@@ -7,12 +7,14 @@ import pytest
 import torch
 from loss_checks import (
     GOLDEN,
+    bco_steps,
     check_autograd,
     check_central_differences,
     check_finite_in_float32,
     check_golden,
-    golden_inputs,
-    golden_pairs,
+    golden_cases,
+    golden_id,
+    golden_loss,
     inputs,
 )
 
@@ -21,13 +23,6 @@ from align.losses.absolute import BCO, SPPO, APODown, APOZero
 from align.losses.dpo import DPO
 
 CLASSES = {"sppo": SPPO, "apo_zero": APOZero, "apo_down": APODown, "bco": BCO}
-GOLDEN_LOSSES = {
-    "sppo_hard": SPPO,
-    "apo_zero": APOZero,
-    "apo_down": APODown,
-    "bco_pair": lambda beta: BCO(beta, shift=0),
-    "bco_pair_running": BCO,
-}
 SEQUENCES = [s for s in GOLDEN["sequences"] if s["loss"] == "bco_pair_running"]
 
 
@@ -37,40 +32,18 @@ def pair(*ratios):
     return LossInputs(ratios - 50, torch.full_like(ratios, -50))
 
 
-def deviation(values, expected):
-    """The largest difference, relative to the largest entry."""
-    expected = torch.as_tensor(expected, dtype=torch.float64)
-    return ((values - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
-
-
-@pytest.mark.parametrize("case", golden_pairs(*GOLDEN_LOSSES), ids=lambda c: f"{c['loss']}-{c['batch']}")
-def test_loss_matches_golden(case):
-    loss, x = GOLDEN_LOSSES[case["loss"]](**case["params"]), golden_inputs(case["batch"])
-    expected = torch.tensor([case["grad_pi_w"], case["grad_pi_l"]], dtype=torch.float64).T
-    in_loss = deviation(loss(x).mean(), case["loss_mean"])
-    print(f"{case['loss']} {case['batch']}: {in_loss:.1e} {deviation(loss.gradient(x) / len(expected), expected):.1e}")
-    check_golden(loss, case)
+@pytest.mark.parametrize("name, case", golden_cases(*CLASSES), ids=golden_id)
+def test_loss_matches_golden(name, case):
+    check_golden(golden_loss(name, case), case)
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=lambda s: f"beta{s['params']['beta']}")
 def test_bco_loss_matches_golden_sequence(sequence):
-    """The recorded running mean counts each batch once; with batches of one size that is the mean over rewards.
-
-    The inputs of steps 1 and 3 are not recorded: eight pairs with the mean reward that their δ implies stand for them.
-    """
-    loss, beta = BCO(**sequence["params"]), sequence["params"]["beta"]
-    seen = 0.0  # sum of the batches' mean rewards
-    for n, step in enumerate(sequence["steps"], 1):
-        mean = n * step["delta"] - seen
-        seen += mean
-        recorded = step["batch"] in GOLDEN["batches"]
-        x = golden_inputs(step["batch"]) if recorded else pair(*[[mean / beta, mean / beta]] * 8)
-        loss.observe(x)
+    """The recorded running mean counts each batch once; with batches of one size that is the mean over rewards."""
+    for loss, x, step in bco_steps(sequence):
         assert loss.delta(x) == pytest.approx(step["delta"], rel=1e-12)
-        if recorded:
+        if step["batch"] in GOLDEN["batches"]:
             expected = torch.tensor([step["grad_pi_w"], step["grad_pi_l"]], dtype=torch.float64).T
-            print(f"{step['batch']}: {deviation(loss(x).mean(), step['loss_mean']):.1e}", end=" ")
-            print(f"{deviation(loss.gradient(x) / 8, expected):.1e}")
             assert loss(x).mean().item() == pytest.approx(step["loss_mean"], rel=1e-12)
             torch.testing.assert_close(loss.gradient(x) / 8, expected, rtol=1e-10, atol=1e-15)
     assert [step["batch"] in GOLDEN["batches"] for step in sequence["steps"]] == [False, True, False, True]

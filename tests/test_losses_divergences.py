@@ -10,12 +10,14 @@ from loss_checks import (
     check_central_differences,
     check_finite_in_float32,
     check_golden,
-    golden_pairs,
+    golden_cases,
+    golden_id,
+    golden_loss,
     inputs,
 )
 
 from align.losses import LossInputs
-from align.losses.divergences import DIVERGENCES, LARGEST_EXPONENT, Relative, score, slope
+from align.losses.divergences import DIVERGENCES, FDPO, LARGEST_EXPONENT, Relative, score, slope
 from align.losses.dpo import DPO
 from align.losses.relative import CDPO, Robust
 from align.losses.shapes import EXO, DiscoPOP, SLiC
@@ -24,6 +26,7 @@ LOSSES = {
     name: cls
     for name, cls in {
         "dpo": DPO,
+        "fdpo": FDPO,
         "cdpo": CDPO,
         "robust": Robust,
         "slic": SLiC,
@@ -40,16 +43,10 @@ F_OF_U = {
     "alpha": lambda u, a: (u ** (1 - a) - (1 - a) * u - a) / (a * (a - 1)),
 }
 
-GOLDEN_NAMES = {
-    "sigmoid_forward_kl": lambda p: CDPO(p["beta"], "forward_kl", label_smoothing=0.0),
-    "sigmoid_js": lambda p: CDPO(p["beta"], "js", label_smoothing=0.0),
-    "sigmoid_alpha": lambda p: CDPO(p["beta"], "alpha", p["alpha_old"], label_smoothing=0.0),
-}
 
-
-@pytest.mark.parametrize("case", golden_pairs(*GOLDEN_NAMES), ids=lambda c: f"{c['loss']}-{c['batch']}")
-def test_divergence_loss_matches_golden_pairs(case):
-    check_golden(GOLDEN_NAMES[case["loss"]](case["params"]), case)
+@pytest.mark.parametrize("name, case", golden_cases("fdpo", "cdpo"), ids=golden_id)
+def test_divergence_loss_matches_golden_pairs(name, case):
+    check_golden(golden_loss(name, case), case)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -155,8 +152,9 @@ def test_alpha_lies_between_the_two_kls():
         torch.testing.assert_close(a.gradient(x), b.gradient(x), rtol=1e-6, atol=1e-7)
 
 
-def test_reverse_kl_is_dpo_to_the_bit():
-    x, loss = inputs(), CDPO(0.1, "reverse_kl", label_smoothing=0.0)
+@pytest.mark.parametrize("loss", [CDPO(0.1, "reverse_kl", label_smoothing=0.0), FDPO(0.1, "reverse_kl")], ids=str)
+def test_reverse_kl_is_dpo_to_the_bit(loss):
+    x = inputs()
     torch.testing.assert_close(loss(x), DPO(0.1)(x), rtol=0, atol=0)
     torch.testing.assert_close(loss.gradient(x), DPO(0.1).gradient(x), rtol=0, atol=0)
 

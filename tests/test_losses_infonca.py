@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 from loss_checks import (
-    GOLDEN,
     check_autograd,
     check_central_differences,
     check_finite_in_float32,
     check_golden,
-    golden_pairs,
+    golden_cases,
+    golden_id,
+    golden_loss,
     inputs,
+    list_inputs,
 )
 
 from align.losses import LossInputs
@@ -20,8 +22,7 @@ from align.losses.dpo import DPO
 from align.losses.infonca import EXORewards, InfoNCA
 from align.losses.nca import NCA
 
-K_RESPONSES = [(s, c) for s in GOLDEN["k_responses"] for c in s["cases"] if c["loss"] in ("infonca_k", "exo_rw_k")]
-CLASSES = {"infonca": InfoNCA, "exo_rw": EXORewards}
+CLASSES = {"infonca": InfoNCA, "exo_list": EXORewards}
 
 
 def scored(k=4, seed=0, n=6, **more):
@@ -29,31 +30,17 @@ def scored(k=4, seed=0, n=6, **more):
     return inputs(n=n, k=k, seed=seed, scores=torch.randn(n, k, generator=g, dtype=torch.float64), **more)
 
 
-@pytest.mark.parametrize("sample, case", K_RESPONSES, ids=lambda c: c.get("name") or f"{c['loss']}-{c['params']}")
-def test_loss_matches_golden_with_rewards(sample, case):
-    t = {k: torch.tensor(v, dtype=torch.float64) for k, v in sample["inputs"].items() if k != "seed"}
-    if case["loss"] == "infonca_k":
-        t["score"][:, 0] += 0.01  # the recorded implementation breaks ties so; our method does not
-        loss = InfoNCA(case["params"]["beta"], case["params"]["temperature_alpha"])
-    else:
-        loss = EXORewards(case["params"]["beta"], case["params"]["beta_r"])
-    x = LossInputs(t["pi"], t["rho"], scores=t["score"])
+@pytest.mark.parametrize("name, sample, case", golden_cases(*CLASSES, section="k_responses"), ids=golden_id)
+def test_loss_matches_golden_with_rewards(name, sample, case):
+    loss, x = golden_loss(name, case), list_inputs(sample, case)
     assert loss(x).mean().item() == pytest.approx(case["loss_mean"], rel=1e-12)
     expected = torch.tensor(case["grad_pi"], dtype=torch.float64)
-    gradient = loss.gradient(x) / len(expected)
-    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-15)
-    in_gradient = (gradient - expected).abs().max() / expected.abs().max()
-    print(f"{case['loss']}: {abs(loss(x).mean().item() / case['loss_mean'] - 1):.1e} {in_gradient:.1e}")
+    torch.testing.assert_close(loss.gradient(x) / len(expected), expected, rtol=1e-10, atol=1e-15)
 
 
-@pytest.mark.parametrize("case", golden_pairs("exo_pair"), ids=lambda c: f"{c['batch']}-{c['params']}")
-def test_exo_rw_loss_of_pairs_without_rewards_matches_golden_exo(case):
-    check_golden(EXORewards(**case["params"]), case)
-
-
-@pytest.mark.parametrize("case", golden_pairs("sigmoid"), ids=lambda c: c["batch"])
-def test_infonca_loss_of_pairs_without_rewards_matches_golden_dpo(case):
-    check_golden(InfoNCA(**case["params"]), case)
+@pytest.mark.parametrize("name, case", golden_cases(*CLASSES), ids=golden_id)
+def test_loss_of_pairs_without_rewards_matches_golden_dpo_and_exo(name, case):
+    check_golden(golden_loss(name, case), case)
 
 
 def cases():
@@ -145,7 +132,7 @@ def test_all_list_losses_rest_at_the_target_and_nca_loss_fixes_the_shift():
     assert nca.gradient(at(0.0)).abs().max() > 1e-3
 
 
-def test_exo_rw_loss_gives_up_on_an_answer_that_the_policy_has_dropped():
+def test_exo_list_loss_gives_up_on_an_answer_that_the_policy_has_dropped():
     """Reverse and forward KL on a list whose best answer has lost all probability."""
     ratios = torch.tensor([[-400.0, 0.0, 0.0]], dtype=torch.float64)
     x = LossInputs(ratios, torch.zeros_like(ratios), scores=torch.tensor([[1.0, 0.0, 0.0]]).double())

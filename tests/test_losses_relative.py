@@ -10,7 +10,10 @@ from loss_checks import (
     check_central_differences,
     check_finite_in_float32,
     check_golden,
+    golden_cases,
+    golden_id,
     golden_inputs,
+    golden_loss,
     golden_pairs,
     inputs,
 )
@@ -34,19 +37,6 @@ LOSSES = {
 }
 OF_THE_MARGIN = ["cdpo", "robust", "slic", "exo", "discopop"]  # of z = β (Δ_w - Δ_l) and nothing else
 
-# the recorded name, and how its parameters become ours
-GOLDEN_NAMES = {
-    "cdpo": lambda p: CDPO(p["beta"], label_smoothing=p["label_smoothing"]),
-    "robust": lambda p: Robust(p["beta"], label_smoothing=p["label_smoothing"]),
-    "sigmoid_norm": lambda p: DPONorm(p["beta"]),
-    "rdpo": lambda p: RDPO(p["beta"], alpha=-p["beta"] * p["gamma_beta_ratio"]),
-    "hinge": lambda p: SLiC(p["beta"]),
-    "ipo": lambda p: IPO(p["beta"]),
-    "ipo_sum": lambda p: IPOSum(p["beta"]),
-    "exo_pair": lambda p: EXO(p["beta"], label_smoothing=p["label_smoothing"]),
-    "discopop": lambda p: DiscoPOP(p["beta"], tau=p["discopop_tau"]),
-}
-
 
 def pair(ratio_w, ratio_l, n_w=1, n_l=1):
     """One prompt with these log-ratios, against a reference at 0."""
@@ -67,9 +57,9 @@ def same(a, b, x, scale=1.0):
     torch.testing.assert_close(a.gradient(x), scale * b.gradient(x), rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("case", golden_pairs(*GOLDEN_NAMES), ids=lambda c: f"{c['loss']}-{c['batch']}")
-def test_relative_loss_matches_golden_pairs(case):
-    check_golden(GOLDEN_NAMES[case["loss"]](case["params"]), case)
+@pytest.mark.parametrize("name, case", golden_cases(*LOSSES), ids=golden_id)
+def test_relative_loss_matches_golden_pairs(name, case):
+    check_golden(golden_loss(name, case), case)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -5,37 +5,32 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loss_checks import GOLDEN, check_autograd, check_central_differences, check_finite_in_float32, inputs
+from loss_checks import (
+    FIELDS,
+    GOLDEN,
+    GOLDEN_LOSSES,
+    check_autograd,
+    check_central_differences,
+    check_finite_in_float32,
+    golden_cases,
+    golden_id,
+    golden_loss,
+    inputs,
+    logits_gradient,
+    token_inputs,
+)
 
 from align.losses.base import LossInputs
 from align.losses.dpo import DPO
-from align.losses.mixture import Mixture
-from align.losses.nca import NCA
-from align.losses.reference_free import SimPO
-from align.losses.sft import SFT
 from align.losses.token_level import LDDPO, TDPO, TDPO1, WPO
-from kernels import linear_logp
-from kernels.token_stats import linear_collision, linear_kl
 
 LOSSES = [TDPO1(beta=0.3), TDPO(), TDPO(beta=0.3, alpha=1.0), WPO(), WPO(beta=0.3), LDDPO(), LDDPO(beta=0.3, alpha=0.0)]
-FIELDS = {"kl": "kl_gradient", "shared_logps": "shared_gradient"}  # inputs beside logps that carry a gradient
 FIXTURES = GOLDEN["token_level"]
-GOLDEN_LOSSES = {  # losses and weighted pairs of losses as recorded on logits
-    "sigmoid": lambda p: DPO(p["beta"]),
-    "halos_DPOTrainer": lambda p: DPO(p["beta"]),
-    "sft": lambda p: SFT(),
-    "nca_pair": lambda p: NCA(p["beta"]),
-    "sigmoid+sft": lambda p: Mixture([DPO(p["beta"]), SFT()], p["loss_weights"]),
-    "halos_SimPOTrainer": lambda p: SimPO(p["beta"], gamma=p["beta"] * p["gamma_beta_ratio"]),
-    "ld_sigmoid": lambda p: LDDPO(p["beta"], p["ld_alpha"]),
-    "wpo_sigmoid": lambda p: WPO(p["beta"]),
-    "tdpo1": lambda p: TDPO1(p["beta"]),
-    "tdpo2": lambda p: TDPO(p["beta"], p["alpha"]),
-}
-CASES = [(f, c) for f in FIXTURES for c in f["cases"] if c["loss"] in GOLDEN_LOSSES]
+# whatever is recorded on logits: the three of this page, and others, down to weighted sums
+CASES = golden_cases(*GOLDEN_LOSSES, section="token_level")
 
 
-def token_inputs(seed=0, spread=20.0):
+def random_token_inputs(seed=0, spread=20.0):
     """Random inputs with every token-level field, of pairs whose answers differ in length."""
     x = inputs(seed=seed, spread=spread)
     g = torch.Generator().manual_seed(seed + 100)
@@ -49,36 +44,9 @@ def token_inputs(seed=0, spread=20.0):
     )
 
 
-def fixture_inputs(fixture):
-    """The recorded logits as a leaf, and the LossInputs they give: the vocabulary's logits are a head of identity."""
-    data = fixture["inputs"]
-    policy = torch.tensor(data["policy_logits"], dtype=torch.float64).requires_grad_()  # (6, T, V)
-    reference = torch.tensor(data["ref_logits"], dtype=torch.float64)
-    ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["completion_mask"]).bool()
-    head, targets, mask = torch.eye(policy.shape[2], dtype=torch.float64), ids[:, 1:], mask[:, 1:]
-    pi, rho = policy[:, :-1].flatten(0, 1), reference[:, :-1].flatten(0, 1)  # (6 (T-1), V)
-    n_tok = mask.sum(1).view(2, 3).T  # rows 0..2 are chosen, 3..5 rejected
-    shared = (mask.cumsum(1) <= n_tok.amin(1).repeat(2)[:, None]) & mask
-
-    def total(per_token, mask):  # -> (N, 2)
-        return (per_token.view_as(targets) * mask).sum(1).view(2, 3).T
-
-    logp, ref_logp = (linear_logp(h, head, targets.flatten()) for h in (pi, rho))
-    confidence = total((logp - linear_collision(pi, head, chunk=3)).detach(), mask) / n_tok
-    return policy, LossInputs(
-        logps=total(logp, mask),
-        ref_logps=total(ref_logp, mask),
-        n_tok=n_tok,
-        kl=total(linear_kl(pi, head, rho, head, chunk=3), mask),
-        weights=confidence.exp(),
-        shared_logps=total(logp, shared),
-        ref_shared_logps=total(ref_logp, shared),
-    )
-
-
 @pytest.mark.parametrize("fixture", FIXTURES)
 def test_token_sums_match_golden(fixture):
-    _, x = fixture_inputs(fixture)
+    _, x = token_inputs(fixture)
     for name, got in {"sum": x.logps, "ref_sum": x.ref_logps, "tdpo_position_kl": x.kl}.items():
         expected = torch.tensor(fixture["logps"][name], dtype=torch.float64).view(2, 3).T
         torch.testing.assert_close(got.detach(), expected, rtol=1e-12, atol=1e-14)
@@ -86,12 +54,12 @@ def test_token_sums_match_golden(fixture):
     torch.testing.assert_close(WPO().pair_weight(x).tolist(), recorded, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("fixture, case", CASES, ids=lambda c: f"{c['loss']}-{c['params']}" if "loss" in c else "")
-def test_loss_matches_golden_down_to_the_logits(fixture, case):
+@pytest.mark.parametrize("name, fixture, case", CASES, ids=golden_id)
+def test_loss_matches_golden_down_to_the_logits(name, fixture, case):
     """Recorded gradients are with respect to the policy's logits: by autograd, and from our closed forms chained."""
-    loss = GOLDEN_LOSSES[case["loss"]](case["params"])
+    loss = golden_loss(name, case)
     expected = torch.tensor(case["grad_policy_logits"], dtype=torch.float64)
-    policy, x = fixture_inputs(fixture)
+    policy, x = token_inputs(fixture)
     value = loss(x).mean()
     assert value.item() == pytest.approx(case["loss_mean"], rel=1e-12)
     if "loss_per_example" in case:
@@ -99,24 +67,16 @@ def test_loss_matches_golden_down_to_the_logits(fixture, case):
             case["loss_per_example"], rel=1e-5 if "halos" in case["loss"] else 1e-12
         )
     value.backward()
-    print(f"{case['loss']}: {abs(value.item() / case['loss_mean'] - 1):.1e}", end=" ")
-    print(f"{((policy.grad - expected).abs().max() / expected.abs().max()).item():.1e}")
     torch.testing.assert_close(policy.grad, expected, rtol=1e-10, atol=1e-15)
 
-    policy, x = fixture_inputs(fixture)
-    outputs, gradients = [x.logps], [loss.gradient(x)]
-    for field, method in FIELDS.items():
-        if field in loss.tokens:
-            outputs.append(getattr(x, field))
-            gradients.append(getattr(loss, method)(x))
-    torch.autograd.backward(outputs, [gradient.detach() / 3 for gradient in gradients])
-    torch.testing.assert_close(policy.grad, expected, rtol=1e-10, atol=1e-15)
+    gradient = logits_gradient(loss, *token_inputs(fixture))
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.parametrize("spread", [1.0, 20.0, 300.0])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_loss_gradient_is_autograd_and_central_differences(loss, spread):
-    x = token_inputs(seed=int(spread), spread=spread)
+    x = random_token_inputs(seed=int(spread), spread=spread)
     check_autograd(loss, x)
     check_central_differences(loss, x)
 
@@ -124,7 +84,7 @@ def test_loss_gradient_is_autograd_and_central_differences(loss, spread):
 @pytest.mark.parametrize("spread", [1.0, 20.0, 300.0])
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if set(loss.tokens) & FIELDS.keys()], ids=str)
 def test_loss_gradient_in_its_other_input(loss, spread):
-    x = token_inputs(seed=int(spread), spread=spread)
+    x = random_token_inputs(seed=int(spread), spread=spread)
     (field,) = loss.tokens
     gradient = getattr(loss, FIELDS[field])(x)
     leaf = getattr(x, field).clone().requires_grad_()
@@ -176,7 +136,7 @@ def test_wpo_loss_by_hand_with_and_without_the_clamp():
 
 
 def test_wpo_loss_sends_no_gradient_into_its_weights():
-    x = token_inputs()
+    x = random_token_inputs()
     x.weights.requires_grad_()
     x.logps.requires_grad_()
     WPO()(x).sum().backward()
@@ -193,7 +153,7 @@ def test_ld_dpo_loss_by_hand():
 
 
 def test_loss_limits_are_dpo():
-    x = token_inputs()
+    x = random_token_inputs()
     dpo, equal = DPO(beta=0.2)(x), replace(x, shared_logps=x.logps, ref_shared_logps=x.ref_logps)
     torch.testing.assert_close(TDPO(0.2, alpha=0.0)(x), dpo, rtol=1e-14, atol=0)
     torch.testing.assert_close(TDPO1(0.2)(replace(x, kl=torch.zeros(6, 2).double())), dpo, rtol=1e-14, atol=0)
@@ -218,7 +178,7 @@ def test_loss_value_and_slopes_at_the_reference(loss):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_loss_ignores_a_common_shift_and_permutes_with_the_batch(loss):
-    x, order = token_inputs(spread=3.0), torch.tensor([3, 0, 5, 1, 4, 2])
+    x, order = random_token_inputs(spread=3.0), torch.tensor([3, 0, 5, 1, 4, 2])
     shifted = replace(x, logps=x.logps + 2.5)
     torch.testing.assert_close(loss(shifted), loss(x), rtol=1e-11, atol=1e-12)
     fields = {name: value[order] for name, value in vars(x).items() if value is not None}

@@ -11,7 +11,9 @@ from loss_checks import (
     check_central_differences,
     check_finite_in_float32,
     check_golden,
-    golden_pairs,
+    golden_cases,
+    golden_id,
+    golden_loss,
     inputs,
 )
 
@@ -24,12 +26,9 @@ LOSSES = {"aot": AOT, "aot_unpaired": AOTUnpaired}
 BOTH = pytest.mark.parametrize("name", LOSSES)
 
 
-@pytest.mark.parametrize(
-    "case", golden_pairs(*LOSSES), ids=lambda c: f"{c['loss']}-{c['batch']}-{c['params']['label_smoothing']}"
-)
-def test_aot_loss_matches_golden_pairs(case):
-    p = case["params"]
-    check_golden(LOSSES[case["loss"]](p["beta"], label_smoothing=p["label_smoothing"]), case)
+@pytest.mark.parametrize("name, case", golden_cases(*LOSSES), ids=golden_id)
+def test_aot_loss_matches_golden_pairs(name, case):
+    check_golden(golden_loss(name, case), case)
 
 
 @BOTH

@@ -1,0 +1,133 @@
+"""The documentation: links lead somewhere, math is what GitHub renders, and nothing named has ceased to exist."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from align.config import SECTIONS, Config
+from align.losses import LOSSES, loss_classes, loss_parameters
+from align.losses.pages import IN_ONE_LINE, MAP, PAGES, page, with_methods
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DISPLAY, INLINE = re.compile(r"\$\$(.*?)\$\$", re.DOTALL), re.compile(r"\$([^$\n]+)\$")
+EACH_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def prose(text: str) -> str:
+    """A page without its code, and `code` in place of code within a line."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"(?<=\n\n)(    .*\n|\n)+", "\n", text)
+    return re.sub(r"`[^`\n]+`", "code", text)
+
+
+def anchors(path: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def formulas(text: str) -> list[str]:
+    text = prose(text)
+    return DISPLAY.findall(text) + INLINE.findall(DISPLAY.sub("", text))
+
+
+@EACH_FILE
+def test_links_resolve(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text(encoding="utf-8"))):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        resolved = (path.parent / file).resolve() if file else path
+        assert resolved.exists(), target
+        assert not anchor or anchor in anchors(resolved), target
+
+
+@EACH_FILE
+def test_math_is_balanced(path):
+    text = prose(path.read_text(encoding="utf-8"))
+    assert text.count("$$") % 2 == 0
+    for line in text.splitlines():
+        assert "$$" not in line or line.strip() == "$$", line  # GitHub wants them on lines of their own
+    assert "$" not in INLINE.sub("", DISPLAY.sub("", text))
+    for formula in formulas(text):
+        depth = 0
+        for brace in re.findall(r"(?<!\\)[{}]", formula):
+            depth += 1 if brace == "{" else -1
+            assert depth >= 0, formula
+        assert depth == 0, formula
+        assert len(re.findall(r"\\left\b", formula)) == len(re.findall(r"\\right\b", formula)), formula
+
+
+# GitHub reads a page as Markdown first and hands on what is left between the dollars
+SPOILT = {
+    r"\\[^A-Za-z\s]": "Markdown drops a backslash before punctuation: \\thinspace for \\, and \\Vert for \\|",
+    r"[<>]": "may start a tag: \\lt, \\gt",
+    r"\*": "may start emphasis: \\ast, \\star",
+    r"(?<![\w\\\s])_(?=\S)": "after punctuation it may start emphasis: put a space behind it",
+    r"\]\(": "is a link",
+    r"\\(operatorname|newcommand|def|require)\b": "is a macro that GitHub refuses",
+}
+
+
+@EACH_FILE
+@pytest.mark.parametrize("pattern", SPOILT)
+def test_math_survives_markdown(path, pattern):
+    for formula in formulas(path.read_text(encoding="utf-8")):
+        assert not re.search(pattern, formula), (formula, SPOILT[pattern])
+
+
+@EACH_FILE
+def test_math_in_tables_has_no_bars(path):
+    rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    for row in rows:
+        assert not any("|" in formula for formula in INLINE.findall(row)), row
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_a_line_a_page_and_a_figure(name):
+    stem = page(name)
+    folder = MAP.parent / "losses"
+    assert f"| `{name}`" in MAP.read_text(encoding="utf-8")
+    text = (folder / f"{stem}.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in text and f"(figures/{stem}.svg)" in text
+    for figure in (stem, "overview-value", "overview-slopes", "overview-map"):
+        drawn = (folder / "figures" / f"{figure}.svg").read_text(encoding="utf-8")
+        assert re.search(rf"<!-- {name}\b", drawn), figure  # matplotlib keeps a title as a comment beside its outlines
+
+
+def test_the_table_of_methods_is_current():
+    text = MAP.read_text(encoding="utf-8")
+    assert with_methods(text) == text, "run python -m align.losses.figures"
+    assert set(IN_ONE_LINE) == set(LOSSES)
+
+
+def test_the_family_tree_has_every_loss_and_nothing_else():
+    (tree,) = re.findall(r"```mermaid\n(.*?)```", MAP.read_text(encoding="utf-8"), flags=re.DOTALL)
+    tree = re.sub(r'"[^"]*"|\|\w+\|', "", tree)  # without what is written on nodes and arrows
+    assert set(re.findall(r"\w+", tree)) - {"flowchart", "LR"} == {"target", *LOSSES}
+
+
+def test_figures_are_small_and_none_is_left_over():
+    drawn = list((MAP.parent / "losses" / "figures").iterdir())
+    expected = {*PAGES.values(), "overview-value", "overview-slopes", "overview-map"}
+    assert {path.name for path in drawn} == {f"{stem}.svg" for stem in expected}
+    assert sum(path.stat().st_size for path in drawn) < 2.5e6
+
+
+@EACH_FILE
+def test_losses_and_flags_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"--loss[ =]([a-z_0-9+]+)", text):
+        loss_classes(name)
+    config = Config()
+    keys = {f"{section}.{f.name}" for section in SECTIONS for f in fields(getattr(config, section))}
+    for name in LOSSES:
+        keys |= {f"loss.{key}" for key in loss_parameters(name)} | {
+            f"loss.{name}.{key}" for key in loss_parameters(name)
+        }
+    keys |= {"loss.weights"}
+    for flag in re.findall(r"--([a-z_]+\.[a-z_0-9.]*[a-z_0-9])", text):
+        assert flag in keys, flag
