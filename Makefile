@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test lint figures
+.PHONY: setup demo test test-gpu lint figures kernels-report
 
 setup: $(VENV)/ready
 
@@ -20,6 +20,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q
 
+# the kernels' tests on a GPU, where there is one; `make test` runs them in Triton's interpreter
+test-gpu: setup
+	$(BIN)/python -m pytest -q tests/test_triton_logp.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,3 +32,7 @@ lint: setup
 figures: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[figures]'
 	$(BIN)/python -m align.losses.figures
+
+# what the compiler makes of the GPU kernels, for four GPUs; needs none
+kernels-report: setup
+	$(BIN)/python -m kernels.report

@@ -10,12 +10,16 @@ import difflib
 import json
 import tomllib
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from align.errors import UserError
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
+from kernels import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +31,7 @@ def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 @dataclass
 class ModelSection:
     path: str = key("", "Hugging Face folder or hub id of the model to align; tiny:base is the embedded one")
-    logp_impl: str = key("auto", "how log-probs are computed", ("auto", "reference", "chunked"))
+    logp_impl: str = key("auto", "how log-probs are computed", ("auto", *IMPLEMENTATIONS))
     save_dtype: str = key(
         "auto", "dtype of the exported model/; auto: as the checkpoint", ("auto", "float32", "bfloat16", "float16")
     )
@@ -282,6 +286,8 @@ def _check(config: Config) -> None:
         raise UserError(
             f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"
         )
+    if config.model.logp_impl == "triton" and not (find_spec("triton") and torch.cuda.is_available()):
+        raise UserError("model.logp_impl triton takes a GPU and the package triton (pip install .[gpu]); use chunked")
     if not 0 < config.reference.alpha <= 1:
         raise UserError(f"reference.alpha must be greater than 0 and at most 1, not {config.reference.alpha}")
     at_least: dict[str, float] = {

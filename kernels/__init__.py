@@ -2,8 +2,8 @@
 
     linear_logp(hidden, weight, targets)[n] = log softmax(weight @ hidden[n])[targets[n]]
 
-`reference` is the definition, written to be read, and the truth that the others are tested against; `chunked` computes
-the same numbers and gradients without ever holding the (N, V) logits.
+`reference` is the definition, written to be read, and the truth that the others are tested against; `chunked` and `triton`
+compute the same numbers and gradients without ever holding the (N, V) logits, in PyTorch and in kernels for a GPU.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,17 @@ from torch import Tensor
 from kernels.chunked import chunked_logp
 from kernels.reference import reference_logp
 
+
+def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    from kernels.triton_logp import triton_logp  # triton is optional, and large
+
+    return triton_logp(hidden, weight, targets)
+
+
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "reference": reference_logp,
     "chunked": chunked_logp,
+    "triton": _triton_logp,
 }
 
 
@@ -23,7 +31,8 @@ def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "au
     """Log-probability of each target under the distribution that the head gives at its hidden state.
 
     hidden: (N, D) floating point; weight: (V, D) in the same dtype; targets: (N,) int64 in [0, V).
-    impl: "auto" takes the best implementation for the device; any key of IMPLEMENTATIONS forces one.
+    impl: any key of IMPLEMENTATIONS, or "auto" for the one we trust most: chunked, on every device, as long as no GPU has
+        run the tests of triton (docs/kernels.md).
 
     Returns (N,) float32 (float64 for float64 inputs), differentiable in hidden and weight.
     Raises ValueError for shapes that do not fit or an unknown impl.

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch.multiprocessing
 
+# read when triton is first imported: without a GPU its kernels run in the interpreter
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 MODEL = GOLDEN / "falcon2_11b_text"  # a tiny Falcon2 with a tokenizer and a chat template

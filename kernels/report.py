@@ -1,0 +1,248 @@
+"""What the compiler makes of the GPU kernels, and the best time that allows: `python -m kernels.report`.
+
+Compiles every kernel for every target over a space of tiles, counts registers, spills, shared memory and instructions
+(machine_code.py), predicts a time from the counts (roofline.py), and chooses. No GPU is needed and none is used: what
+it prints as time is a model. --write puts the choice into configs.py, where the launcher reads it, and every row into
+docs/kernels-report.csv; without it a choice that differs from configs.py makes the exit status 1.
+"""
+
+import argparse
+import csv
+import os
+import re
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from kernels.configs import KERNELS, TILES, Tile
+from kernels.machine_code import Facts, compile_kernel, count
+from kernels.roofline import MACHINES, Prediction, predict
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = ROOT / "docs" / "kernels-report.csv"
+CONFIGS = ROOT / "kernels" / "configs.py"
+TOKENS = 8192
+CHUNK = 16384  # columns of dL/dlogits that triton_logp.DLOGITS_BYTES allows at 8,192 tokens in bfloat16
+FALCON = "Falcon 11B"
+SHAPES = {FALCON: (65024, 4096), "Falcon3 7B, 10B": (131072, 3072), "Falcon3 1B": (131072, 2048)}  # (V, D)
+GROUPS = (4, 8, 16)
+
+
+class Row(NamedTuple):
+    arch: str
+    element: str
+    kernel: str
+    tile: Tile
+    facts: Facts
+    prediction: Prediction
+    note: str = ""
+
+
+def product_shape(kernel: str, v: int, d: int) -> tuple[int, int, int]:
+    """(M, N, K) of one launch of a kernel."""
+    return {
+        "forward": (TOKENS, v, d),
+        "dlogits": (TOKENS, CHUNK, d),
+        "d_hidden": (TOKENS, d, CHUNK),
+        "d_weight": (CHUNK, d, TOKENS),
+    }[kernel]
+
+
+def space(arch: str, element: str) -> list[Tile]:
+    """The tiles to try, one group for all: the group changes no instruction, only the model's memory traffic."""
+    if element == "float32":
+        shapes, inner, warps, stages = [(64, 128), (128, 128)], (16, 32), (4, 8), (2, 3)
+    elif arch == "gfx942":
+        shapes, inner, warps, stages = [(128, 128), (128, 256), (256, 128), (256, 256)], (32, 64), (4, 8), (2,)
+    else:
+        shapes, inner, warps, stages = [(128, 128), (128, 256), (256, 128)], (32, 64), (4, 8), (3, 4)
+    tma = (False, True) if element != "float32" and arch in ("sm_90", "sm_100") else (False,)
+    # half-width steps make twice the barriers where a whole warpgroup waits at each
+    inner = (64,) if len(tma) == 2 else inner
+    tiles = [Tile(*s, i, w, n, GROUPS[1], t) for s, i, w, n, t in product(shapes, inner, warps, stages, tma)]
+    # 256 float32 sums a thread cannot stay in 255 registers
+    return [tile for tile in tiles if arch == "gfx942" or tile.rows * tile.columns / tile.warps / 32 <= 128]
+
+
+class Job(NamedTuple):
+    arch: str
+    element: str
+    kernel: str
+    tile: Tile
+    v: int
+    d: int
+    note: str = ""
+    options: tuple[tuple[str, int], ...] = ()  # constants of the kernel that are not the default's
+
+
+def examine(job: Job) -> Row:
+    arch, element, kernel, tile = job[:4]
+    facts = count(compile_kernel(arch, kernel, element, tile, job.d, **dict(job.options)), tile)
+    return model(arch, element, kernel, tile, facts, job)
+
+
+def model(arch: str, element: str, kernel: str, tile: Tile, facts: Facts, job: Job) -> Row:
+    """The row of a compiled tile, with the group that leaves the least traffic to memory."""
+    shape = product_shape(kernel, job.v, job.d)
+    tiles = [tile._replace(group=group) for group in GROUPS]
+    tile = min(tiles, key=lambda t: predict(arch, element, t, facts, shape).memory)
+    return Row(arch, element, kernel, tile, facts, predict(arch, element, tile, facts, shape), job.note)
+
+
+def again(chosen: dict[tuple[str, str, str], Tile]) -> list[Job]:
+    """The chosen tiles in bfloat16 at the other models' shapes, and with the options that are off by default."""
+    jobs = []
+    for (arch, element, kernel), tile in chosen.items():
+        if element != "bfloat16":
+            continue
+        jobs += [Job(arch, element, kernel, tile, v, d, name) for name, (v, d) in SHAPES.items() if name != FALCON]
+        z = chosen[arch, element, "dlogits"]
+        options = {
+            "forward": ("entropy", {"ENTROPY": True}),
+            "dlogits": ("skip", {"SKIP": True}),
+            "d_hidden": ("skip", {"SKIP": True, "SKIP_M": z.rows, "SKIP_K": z.columns}),
+            "d_weight": ("skip", {"SKIP": True, "SKIP_M": z.columns, "SKIP_K": z.rows}),
+        }
+        note, constants = options[kernel]
+        # as the launcher does: a tile must not span two of those that are kept or left out
+        limits = constants.get("SKIP_M", tile.rows), constants.get("SKIP_K", tile.inner)
+        tile = tile._replace(rows=min(tile.rows, limits[0]), inner=min(tile.inner, limits[1]))
+        jobs.append(Job(arch, element, kernel, tile, *SHAPES[FALCON], note, tuple(constants.items())))
+    return jobs
+
+
+def issued(row: Row) -> float:
+    """Instruction slots beside tensor cores for each multiply-add of the tile."""
+    work = row.tile.rows * row.tile.columns * row.tile.inner * max(row.facts.loop_steps, 1)
+    return row.facts.loop_other * row.tile.warps / work
+
+
+def choose(rows: list[Row]) -> dict[tuple[str, str, str], Tile]:
+    """The best predicted tile of each kernel and target that fits and does not spill.
+
+    Among those within 1 % of the best, which a model cannot tell apart, the one that issues the fewest instructions in
+    its loop, then the one with the most registers to spare.
+    """
+    chosen = {}
+    for key in dict.fromkeys(row[:3] for row in rows):
+        sound = [row for row in rows if row[:3] == key and row.prediction.occupancy and not row.facts.spills]
+        if not sound:
+            raise RuntimeError(f"no tile of {' '.join(key)} fits without spills; widen kernels.report.space")
+        best = max(row.prediction.fraction for row in sound)
+        close = [row for row in sound if row.prediction.fraction >= 0.99 * best]
+        chosen[key] = min(close, key=lambda row: (issued(row), row.facts.registers, row.facts.shared)).tile
+    return chosen
+
+
+def line(row: Row) -> str:
+    _, element, kernel, tile, facts, p, note = row
+    name = (
+        f"{tile.rows}x{tile.columns}x{tile.inner}/{tile.warps}/{tile.stages}/{tile.group}{' tma' if tile.tma else ''}"
+    )
+    limit = MACHINES[row.arch].shared
+    return (
+        f"{row.arch:7}{element:9}{kernel:9}{name:23}{facts.registers:5}{facts.spills:7}{facts.shared:8} {limit:6}"
+        f"{facts.mma:5}{facts.wide_loads:6}/{facts.narrow_loads:<4}{p.occupancy:3}{p.tile_bytes / 2**20:7.1f}"
+        f"{p.tile_flops / 1e6:8.0f}  {p.bound:12}{p.seconds * 1e3:9.2f}{p.fraction:6.0%}  {note}".rstrip()
+    )
+
+
+HEADER = (
+    f"{'target':7}{'element':9}{'kernel':9}{'tile/warps/stages/group':23}{'regs':>5}{'spill':>7}{'shared':>8} {'limit':>6}"
+    f"{'mma':>5}{'16B':>6}/{'less':4}{'occ':>3}{'MiB':>7}{'MFLOP':>8}  {'waits for':12}{'model ms':>9}{'roof':>6}"
+)
+
+
+def describe(chosen: dict[tuple[str, str, str], Tile], rows: list[Row]) -> str:
+    """One line: each target's forward configuration in bfloat16."""
+    parts = []
+    for (arch, element, kernel), tile in chosen.items():
+        if (element, kernel) == ("bfloat16", "forward"):
+            row = next(r for r in rows if r[:4] == (arch, element, kernel, tile))
+            size = "x".join(map(str, tile[:3]))
+            parts.append(
+                f"{arch} {size}{' tma' if tile.tma else ''}, {row.facts.spills} B spilled, {row.prediction.fraction:.0%}"
+            )
+    return "forward, predicted share of the compute roof (a model; nobody has run it): " + "; ".join(parts)
+
+
+def write(chosen: dict[tuple[str, str, str], Tile], rows: list[Row]) -> None:
+    body = "".join(f'    ("{a}", "{e}", "{k}"): Tile{tuple(tile)},\n' for (a, e, k), tile in chosen.items())
+    text = CONFIGS.read_text()
+    CONFIGS.write_text(
+        re.sub(r"^TILES = \{\n.*?^\}\n", f"TILES = {{\n{body}}}\n", text, flags=re.DOTALL | re.MULTILINE)
+    )
+    with ROWS.open("w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["arch", "element", "kernel", *Tile._fields, *Facts._fields, *Prediction._fields])
+        for row in rows:
+            out.writerow([*row[:3], *row.tile, *row.facts, *row.prediction])
+
+
+def read(file: Path = ROWS) -> list[Row]:
+    """The rows that the last --write left."""
+    rows = []
+    for values in list(csv.reader(file.open()))[1:]:
+        a = 3 + len(Tile._fields)
+        b = a + len(Facts._fields)
+        numbers = [float(x) if "." in x or x in ("inf", "nan") else int(x) for x in values[a:b]]
+        tile = Tile(*map(int, values[3 : a - 1]), values[a - 1] == "True")
+        occupancy, bound, *rest = values[b:]
+        rows.append(Row(*values[:3], tile, Facts(*numbers), Prediction(int(occupancy), bound, *map(float, rest))))
+    return rows
+
+
+def examine_all(jobs: list[Job], processes: int) -> list[Row]:
+    """Prints each row as it comes."""
+    rows = []
+    with ProcessPoolExecutor(processes) as pool:
+        for row in pool.map(examine, jobs):
+            print(line(row), flush=True)
+            rows.append(row)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only the chosen tiles, in bfloat16, for sm_90")
+    parser.add_argument("--write", action="store_true", help="write configs.py and docs/kernels-report.csv")
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    if args.quick and args.write:
+        parser.error("--quick looks at too little to choose by; --write takes the whole report")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        print("kernels.report compiles; unset TRITON_INTERPRET", file=sys.stderr)
+        return 2
+    v, d = SHAPES[FALCON]
+    print(__doc__.split("\n\n")[1], f"\n\nN = {TOKENS:,}, V = {v:,}, D = {d:,}\n\n{HEADER}")
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("TRITON_CACHE_DIR", cache)
+        if args.quick:
+            jobs = [Job("sm_90", "bfloat16", k, TILES["sm_90", "bfloat16", k], v, d) for k in KERNELS]
+        else:
+            jobs = [
+                Job(arch, element, kernel, tile, v, d)
+                for arch, element, kernel in product(MACHINES, ("bfloat16", "float32"), KERNELS)
+                for tile in space(arch, element)
+            ]
+        rows = examine_all(jobs, args.processes)
+        chosen = choose(rows)
+        print("\nChosen; then at other models' shapes and with the options that are off by default\n\n" + HEADER)
+        print("\n".join(line(row) for row in rows if chosen[row[:3]] == row.tile))
+        if not args.quick:
+            examine_all(again(chosen), args.processes)
+    if args.write:
+        write(chosen, rows)
+    differs = {key for key, tile in chosen.items() if TILES.get(key) != tile} if not args.write else set()
+    print(
+        f"\nkernels/configs.py {'differs at ' + ', '.join(map(' '.join, differs)) if differs else 'holds this choice'}"
+    )
+    print(describe(chosen, rows))
+    return bool(differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
