@@ -28,6 +28,7 @@ from align.parallel import compute_dtype, gather, load_sharded, reshard
 from align.tokens import Batch, Group, fingerprint
 
 KEPT = ("logps", "shared_logps")  # what a cache has of every answer
+SAVED_TOGETHER = 1024  # prompts after which the file is written: what a kill costs at most
 
 
 @dataclass
@@ -125,24 +126,27 @@ def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Ten
     missing = [i for i in sorted(data.visited()) if table[i].isnan().any()]
     if not missing:
         return table
-    if len(missing) < world.size:  # a few more prompts, so that every rank has one: the model is spread over all
-        missing = [*missing, *(i for i in range(len(groups)) if i not in missing)][: world.size]
     if world.main:
         print(f"reference: log-probs of {len(missing)} prompts to compute, kept in {file}", flush=True)
     reference = LiveReference(load(), distributions=False)
-    computed = torch.zeros_like(table)
-    batches = [batch for batch, _ in data.micro_batches(missing)]
-    for batch in tqdm(batches, "reference", disable=not (world.main and sys.stderr.isatty())):
-        numbers = reference(batch)
-        sums = torch.stack([numbers.ref_logps, numbers.ref_shared_logps], dim=-1)  # (N, K, 2)
-        computed[batch.index[: batch.n]] = sums[: batch.n]
+    for start in tqdm(
+        range(0, len(missing), SAVED_TOGETHER), "reference", disable=not (world.main and sys.stderr.isatty())
+    ):
+        part = missing[start : start + SAVED_TOGETHER]
+        if len(part) < world.size:  # a few more, so that every rank has one: the model is spread over all
+            part = [*part, *(i for i in range(len(groups)) if i not in part)][: world.size]
+        computed = torch.zeros_like(table)
+        for batch, _ in data.micro_batches(part):
+            numbers = reference(batch)
+            sums = torch.stack([numbers.ref_logps, numbers.ref_shared_logps], dim=-1)  # (N, K, 2)
+            computed[batch.index[: batch.n]] = sums[: batch.n]
+        world.sum(computed)
+        table[part] = computed[part]
+        if world.main:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new = file.with_suffix(".part")
+            save_file({"sums": table.cpu()}, new)
+            new.replace(file)
     del reference
     gc.collect()  # a sharded model is full of reference cycles, and the policy needs the room
-    world.sum(computed)
-    table[missing] = computed[missing]
-    if world.main:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        save_file({"sums": table.cpu()}, part)
-        part.replace(file)
     return table

@@ -13,6 +13,7 @@ from conftest import MODEL, read_metrics, run_train, start_train
 from safetensors.torch import load_file
 
 import train
+from align import reference
 from align.config import Config, load_config
 from align.models import load_model
 
@@ -198,6 +199,28 @@ def test_the_reference_cache_is_used_and_keyed_by_what_it_depends_on(pairs_file,
     # other token ids, other key
     assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "d", "--data.max_length", "40")]) == 0
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_an_interrupted_reference_pass_goes_on(pairs_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "SAVED_TOGETHER", 5)
+    answer, answered = reference.LiveReference.__call__, []
+
+    def failing_at(limit):
+        def call(self, batch):
+            if sum(answered) == limit:
+                raise RuntimeError("interrupted")
+            answered.append(batch.n)
+            return answer(self, batch)
+
+        return call
+
+    monkeypatch.setattr(reference.LiveReference, "__call__", failing_at(10))
+    assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "a")]) == 1
+    answered.clear()
+    monkeypatch.setattr(reference.LiveReference, "__call__", failing_at(None))
+    assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "a")]) == 0
+    assert sum(answered) == 23 - 10  # the first two parts were kept
+    assert read_metrics(tmp_path / "a")[0]["loss"] == pytest.approx(2 * math.log(2), rel=1e-6)
 
 
 def test_plan_writes_nothing(pairs_file, tmp_path, capsys):
