@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-gpu lint figures kernels-report
+.PHONY: setup demo test test-gpu lint figures kernels-report bench bench-gpu
 
 setup: $(VENV)/ready
 
@@ -36,3 +36,7 @@ figures: setup
 # what the compiler makes of the GPU kernels, for four GPUs; needs none
 kernels-report: setup
 	$(BIN)/python -m kernels.report
+
+# time and peak memory of every log-prob implementation that runs here; liger-kernel and cut-cross-entropy where installed
+bench bench-gpu: setup
+	$(BIN)/python -m kernels.bench

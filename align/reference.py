@@ -74,7 +74,7 @@ class LiveReference:
     @torch.no_grad()
     def follow(self, policy: nn.Module, alpha: float) -> None:
         """ρ ← α π + (1 - α) ρ, parameter by parameter: TR-DPO's soft update; α = 1 is its hard one."""
-        reshard(self.model)
+        reshard(self.model), reshard(policy)
         for ours, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
             ours.lerp_(theirs.detach(), alpha)
         self.refresh()

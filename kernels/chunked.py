@@ -1,65 +1,163 @@
-"""The same numbers as reference.py, a slice of the vocabulary at a time: the (N, V) logits never exist.
+"""The same numbers as reference.py, a tile of the vocabulary at a time: the (N, V) logits never exist.
 
-Forward keeps a running maximum m and sum s per token, so that lse = m + log s (the online softmax). Backward recomputes
-each slice of logits instead of storing it, and weights every token by its own upstream gradient g before anything is
-summed over tokens: that is why the gradient cannot be prepared in the forward pass, where g is not known yet.
+Set the target's logit z_y apart from the others, lse' = log Σ_{v≠y} exp z_v. Then
+
+    log p_y = log sigmoid(z_y - lse'),    1 - p_y = sigmoid(lse' - z_y)
+
+and neither loses its digits when p_y is near 1, where most tokens of a tuned model are. Forward meets the others tile by
+tile, under a running maximum m: s = Σ_{v≠y} exp(z_v - m), lse' = m + log s (the online softmax). With the upstream
+gradient g of each token,
+
+    dhidden_n = g_n ((1 - p_y) W_y - Σ_{v≠y} p_v W_v)            g leaves the sum, so forward can prepare the rest of it
+    dW_v      = Σ_n g_n (1[v = y_n] - p_nv) hidden_n             g is inside the sum, so this must wait for backward
+
+For dW, backward needs every p again. The matrix product that makes them is a quarter of all the work, so they wait, as
+exp(z - m), in memory that is needed anyway: that of dW itself, which backward fills behind its reading.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from kernels.reference import accumulation_dtype
 
-CHUNK = 4096  # columns of logits alive at once; 2,048 to 4,096 were both the fastest and the smallest on a CPU
+BUDGET = 8 * 2**20  # bytes of a tile; larger ones fall out of the cache, smaller ones make too many small products
+
+
+def tile_columns(n: int, dtype: torch.dtype, budget: int = BUDGET) -> int:
+    """Columns C of an (n, C) tile that is held in the accumulation dtype of `dtype` and fills `budget` bytes."""
+    return max(1, budget // (max(1, n) * accumulation_dtype(dtype).itemsize))
 
 
 class ChunkedLogp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        columns: int,
+        need_hidden: bool,
+        keep: bool,
+    ) -> Tensor:
         dtype = accumulation_dtype(hidden.dtype)
-        n, v = hidden.shape[0], weight.shape[0]
-        m = torch.full((n,), -torch.inf, dtype=dtype, device=hidden.device)  # (N,) running maximum
-        s = torch.zeros(n, dtype=dtype, device=hidden.device)  # (N,) running sum of exp(z - m)
-        for start in range(0, v, chunk):
-            z = (hidden @ weight[start : start + chunk].T).to(dtype)  # (N, C)
-            new_m = torch.maximum(m, z.amax(dim=1))
-            s = s * torch.exp(m - new_m) + z.sub_(new_m[:, None]).exp_().sum(dim=1)
-            m = new_m
-        lse = m + torch.log(s)  # (N,)
         # in bfloat16 a product comes back rounded to 8 bits, so the one logit that matters most is taken in float32
-        target_logit = (hidden.to(dtype) * weight[targets].to(dtype)).sum(dim=1)  # (N,)
-        ctx.save_for_backward(hidden, weight, targets, lse)
-        ctx.chunk = chunk
-        return target_logit - lse
+        z_y = (hidden.to(dtype) * weight[targets].to(dtype)).sum(dim=1)  # (N,)
+        m, s = z_y, torch.zeros_like(z_y)  # (N,) starting at z_y, m is finite even when there are no others
+        others = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None  # (N, D)
+        d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if keep else None
+        places, _ = lay_out(hidden, weight, d_weight, columns)
+        tile = hidden.new_empty(len(hidden), columns, dtype=dtype)  # (N, C)
+        maxima = []
+        for start, w, place in zip(range(0, len(weight), columns), weight.split(columns), places, strict=True):
+            z = other_logits(hidden, w, targets - start, place, tile)  # (N, C)
+            before, m = m, torch.maximum(m, z.amax(dim=1))
+            e = z.sub_(m[:, None]).exp_()
+            rescale = torch.exp(before - m)  # (N,)
+            s = s * rescale + e.sum(dim=1)
+            if others is not None:
+                others.mul_(rescale[:, None]).add_(place.copy_(e) @ w)
+            elif d_weight is not None:
+                place.copy_(e)
+            maxima.append(m)
+        margin = z_y - (m + torch.log(s))  # (N,)
+        logp = F.logsigmoid(margin)
+        lse = z_y - logp
+        if others is not None:
+            others.mul_(torch.exp(m - lse)[:, None])  # Σ_{v≠y} p_v W_v
+        ctx.save_for_backward(hidden, weight, targets, lse, torch.sigmoid(-margin), others, torch.stack(maxima))
+        ctx.columns, ctx.d_weight = columns, d_weight
+        return logp
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, targets, lse = ctx.saved_tensors
-        dtype = lse.dtype
-        need_hidden, need_weight = ctx.needs_input_grad[:2]  # a frozen head costs no (V, D) gradient
-        d_hidden = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None  # (N, D)
-        d_weight = torch.empty_like(weight) if need_weight else None  # (V, D)
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, lse, not_p, others, maxima = ctx.saved_tensors
+        dtype, columns = lse.dtype, ctx.columns
         grad = grad.to(dtype)[:, None]  # (N, 1)
-        for start in range(0, weight.shape[0], ctx.chunk):
-            w = weight[start : start + ctx.chunk]  # (C, D)
-            dz = (hidden @ w.T).to(dtype).sub_(lse[:, None]).exp_().mul_(-grad)  # (N, C), -g p
-            # + g at the target's column: one per row, so nothing collides and the result is deterministic
-            column = targets[:, None] - start
-            inside = (column >= 0) & (column < w.shape[0])
-            dz.scatter_add_(1, column.clamp(0, w.shape[0] - 1), grad * inside)
-            dz = dz.to(hidden.dtype)
-            if d_hidden is not None:
-                d_hidden += dz @ w
-            if d_weight is not None:
-                torch.mm(dz.T, hidden, out=d_weight[start : start + ctx.chunk])
-        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None
+        at_target = grad * not_p[:, None]  # (N, 1) dL/dz_y
+        d_hidden, d_weight = None, None
+        if others is not None:
+            d_hidden = (at_target * weight[targets].to(dtype)).sub_(others.mul(grad)).to(hidden.dtype)  # (N, D)
+        if ctx.needs_input_grad[1]:
+            # the buffer is given away below, so a second backward through the same graph recomputes every tile
+            d_weight, ctx.d_weight = ctx.d_weight, None
+            places, kept = lay_out(hidden, weight, d_weight, columns)
+            if d_weight is None:
+                d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+            tile = hidden.new_empty(len(hidden), columns, dtype=dtype)  # (N, C)
+            tiles = zip(weight.split(columns), d_weight.split(columns), maxima, places, strict=True)
+            for i, (w, d_w, m, place) in enumerate(tiles):
+                own = targets - i * columns
+                if i >= kept:
+                    place.copy_(other_logits(hidden, w, own, place, tile).sub_(m[:, None]).exp_())
+                dz = tile[:, : len(w)].copy_(place).mul_(-grad * torch.exp(m - lse)[:, None])  # (N, C), -g p
+                add_at_target(dz, own, at_target)
+                torch.mm(dz.to(hidden.dtype).T, hidden, out=d_w)
+        return d_hidden, d_weight, None, None, None, None
 
 
-def chunked_logp(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
-    """reference_logp without the logits: at most `chunk` columns of them are alive at any time.
+def other_logits(hidden: Tensor, w: Tensor, own: Tensor, place: Tensor, tile: Tensor) -> Tensor:
+    """Logits (N, C) of the rows w (C, D) of the head, -inf at each token's own target; overwrites place and tile.
+
+    They are in place itself if it has the accumulation dtype, else in the tile.
+    """
+    torch.mm(hidden, w.T, out=place)
+    z = place if place.dtype == tile.dtype else tile[:, : len(w)].copy_(place)
+    return add_at_target(z, own, torch.full_like(own, -torch.inf, dtype=z.dtype)[:, None])
+
+
+def add_at_target(tile: Tensor, own: Tensor, value: Tensor) -> Tensor:
+    """tile[n, own[n]] += value[n] where own[n] is a column of the tile (N, C); own: (N,), value: (N, 1)."""
+    inside = (own >= 0) & (own < tile.shape[1])
+    # one column per row, so nothing collides and the result is deterministic
+    column = own.clamp(0, tile.shape[1] - 1)[:, None]
+    return tile.scatter_add_(1, column, value.where(inside[:, None], 0))
+
+
+def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: int) -> tuple[list[Tensor], int]:
+    """A place (N, C) for every tile, in the dtype of hidden, and how many of them have one of their own.
+
+    Those lie in the memory of d_weight (V, D), the last one at its end; the others share one. While backward works on
+    the columns [a, b), it may fill the rows of d_weight before b, b D numbers, and the tiles from b on must be intact.
+    When K columns are kept they begin at V D - (K - b) N, so b D <= V D - (K - b) N has to hold up to b = K: with N <= D
+    it does for all K <= V, and with N > D for K N <= V D.
+    """
+    n, (v, d) = len(hidden), weight.shape
+    kept = 0
+    if d_weight is not None:
+        kept = v if n <= d else v * d // n // columns * columns
+    shared = hidden.new_empty(n * columns if kept < v else 0)
+    places = []
+    for start in range(0, v, columns):
+        width = min(columns, v - start)
+        memory = d_weight.view(-1)[v * d - (kept - start) * n :] if start < kept else shared
+        places.append(memory[: n * width].view(n, width))
+    return places, -(-kept // columns)
+
+
+def chunked_logp(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk: int | None = None,
+    budget: int = BUDGET,
+    keep: bool = True,
+) -> Tensor:
+    """reference_logp without the logits.
 
     hidden: (N, D); weight: (V, D); targets: (N,). Returns (N,) float32 (float64 for float64 inputs).
+    chunk: columns of a tile; by default as many as fill `budget` bytes in float32. Tiles take at most twice that.
+
+    keep: where weight needs a gradient, take the gradient's memory in forward already, and let the exponentials of the
+    first V min(1, D / N) columns wait in it for backward, which computes the rest anew. A step's peak stays what it
+    was, but several forwards before one backward hold (V, D) each: then False spares that, for a third more work.
+
+    A frozen weight costs nothing of (V, .) and leaves backward no product over the vocabulary. Without grad mode
+    nothing is kept. The result is the same to the bit in all these cases.
     """
-    return ChunkedLogp.apply(hidden, weight, targets, chunk)
+    columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget), len(weight))
+    # needs_input_grad does not know about no_grad, and inside a Function grad mode is off
+    need_hidden, need_weight = (torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight))
+    return ChunkedLogp.apply(hidden, weight, targets, columns, need_hidden, need_weight and keep)

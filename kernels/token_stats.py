@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from kernels.chunked import CHUNK
+from kernels.chunked import tile_columns
 from kernels.reference import accumulation_dtype
 
 
@@ -68,12 +68,15 @@ class ChunkedKL(torch.autograd.Function):
         return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None
 
 
-def linear_kl(hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, chunk: int = CHUNK) -> Tensor:
+def linear_kl(
+    hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, chunk: int | None = None
+) -> Tensor:
     """KL(ρ ‖ π) of each position, the reference first, in nats.
 
     hidden: (N, D), weight: (V, D) of the policy; ref_hidden: (N, D'), ref_weight: (V, D') of the reference, in the
-    policy's dtype or its own. Returns (N,) float32 (float64 for a float64 policy), differentiable in hidden and weight
-    alone. Raises ValueError for shapes that do not fit.
+    policy's dtype or its own; chunk: columns of logits alive at once, by default what fits chunked.BUDGET. Returns (N,)
+    float32 (float64 for a float64 policy), differentiable in hidden and weight alone. Raises ValueError for shapes that
+    do not fit.
     """
     fits = all(tensor.ndim == 2 for tensor in (hidden, weight, ref_hidden, ref_weight))
     fits = fits and hidden.shape[1] == weight.shape[1] and ref_hidden.shape[1] == ref_weight.shape[1]
@@ -82,11 +85,12 @@ def linear_kl(hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Te
         raise ValueError(
             f"linear_kl takes hidden (N, D), weight (V, D), ref_hidden (N, D'), ref_weight (V, D'); got {shapes}"
         )
+    chunk = chunk or tile_columns(len(hidden), hidden.dtype)
     return ChunkedKL.apply(hidden, weight, ref_hidden, ref_weight, chunk)
 
 
 @torch.no_grad()
-def linear_collision(hidden: Tensor, weight: Tensor, chunk: int = CHUNK) -> Tensor:
+def linear_collision(hidden: Tensor, weight: Tensor, chunk: int | None = None) -> Tensor:
     """log Σ_v π(v)² of each position: the log-chance that two draws from π collide.
 
     hidden: (N, D); weight: (V, D). Returns (N,) float32 (float64 for float64 inputs), without a gradient.
@@ -102,6 +106,7 @@ def linear_collision(hidden: Tensor, weight: Tensor, chunk: int = CHUNK) -> Tens
     dtype = accumulation_dtype(hidden.dtype)
     m = torch.full((hidden.shape[0],), -torch.inf, dtype=dtype, device=hidden.device)  # (N,)
     s, q = torch.zeros_like(m), torch.zeros_like(m)
+    chunk = chunk or tile_columns(len(hidden), hidden.dtype)
     for start in range(0, weight.shape[0], chunk):
         b = (hidden @ weight[start : start + chunk].T).to(dtype)  # (N, C)
         new_m = torch.maximum(m, b.amax(dim=1))
