@@ -22,7 +22,7 @@ test: setup
 
 # the kernels' tests on a GPU, where there is one; `make test` runs them in Triton's interpreter
 test-gpu: setup
-	$(BIN)/python -m pytest -q tests/test_triton_logp.py
+	$(BIN)/python -m pytest -q tests/test_triton_logp.py tests/test_pointwise.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -35,6 +35,8 @@ figures: setup
 
 # what the compiler makes of the GPU kernels, for four GPUs; needs none
 kernels-report: setup
+	$(BIN)/python -m kernels.pointwise
+	$(BIN)/python -m kernels.triton_pointwise
 	$(BIN)/python -m kernels.report
 
 # time and peak memory of every log-prob implementation that runs here; liger-kernel and cut-cross-entropy where installed

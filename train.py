@@ -62,7 +62,7 @@ def train(config: Config, world: World) -> Path | None:
     reference = build_reference(config, source, data, loss.tokens) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
-    model.lm_head.impl = config.model.logp_impl
+    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
     optimizer = build_optimizer(model, config.optim)
     moving = reference if reference and config.reference.mode == "moving" else None
     run = Run(model, optimizer, loss, moving.model if moving else None, fingerprint(data.groups))

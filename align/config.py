@@ -32,6 +32,7 @@ def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 class ModelSection:
     path: str = key("", "Hugging Face folder or hub id of the model to align; tiny:base is the embedded one")
     logp_impl: str = key("auto", "how log-probs are computed", ("auto", *IMPLEMENTATIONS))
+    pointwise_impl: str = key("auto", "how norms, rotary positions and SwiGLU are", ("auto", "reference", "triton"))
     save_dtype: str = key(
         "auto", "dtype of the exported model/; auto: as the checkpoint", ("auto", "float32", "bfloat16", "float16")
     )
@@ -286,8 +287,9 @@ def _check(config: Config) -> None:
         raise UserError(
             f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"
         )
-    if config.model.logp_impl == "triton" and not (find_spec("triton") and torch.cuda.is_available()):
-        raise UserError("model.logp_impl triton takes a GPU and the package triton (pip install .[gpu]); use chunked")
+    for name in ("logp_impl", "pointwise_impl"):
+        if getattr(config.model, name) == "triton" and not (find_spec("triton") and torch.cuda.is_available()):
+            raise UserError(f"model.{name} triton takes a GPU and the package triton (pip install .[gpu]); use auto")
     if not 0 < config.reference.alpha <= 1:
         raise UserError(f"reference.alpha must be greater than 0 and at most 1, not {config.reference.alpha}")
     at_least: dict[str, float] = {

@@ -92,7 +92,7 @@ def build_reference(config: Config, model_folder: Path, data: Dataset, tokens: S
         # what is frozen may rest in the dtype of compute, with the same numbers as the policy's at step 0; small moves
         # would be lost to its rounding
         model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
-        model.lm_head.impl = config.model.logp_impl
+        model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
         return model.requires_grad_(False).eval()
 
     if config.reference.mode != "cached":

@@ -146,7 +146,7 @@ def test_forward_is_the_log_softmax_of_logits(impl):
     if impl == "triton" and not torch.cuda.is_available():
         pytest.skip("the Triton kernel needs a GPU or its interpreter")
     model = small().double()
-    model.lm_head.impl = impl
+    model.set_kernels(logp=impl)
     ids, targets, mask = random_ids(3, 9), random_ids(3, 9, seed=1), random_ids(3, 9, seed=2) % 2 == 0
     expected = model.logits(ids).log_softmax(-1).gather(2, targets[..., None])[..., 0] * mask
     torch.testing.assert_close(model(ids, targets, mask), expected, atol=1e-12, rtol=0)

@@ -87,6 +87,7 @@ class FalconAttention(nn.Module):
     def __init__(self, config: FalconConfig):
         super().__init__()
         self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
+        self.impl = "auto"
         fused = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         self.query_key_value = nn.Linear(config.hidden_size, fused, bias=config.bias)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
@@ -99,7 +100,7 @@ class FalconAttention(nn.Module):
         q = fused[..., :-2, :].flatten(2, 3).transpose(1, 2)  # (B, H, T, d)
         k, v = fused[..., -2, :].transpose(1, 2), fused[..., -1, :].transpose(1, 2)  # (B, kv, T, d)
         if cos_sin is not None:
-            q, k = rotate(q, cos_sin), rotate(k, cos_sin)
+            q, k = rotate(q, cos_sin, self.impl), rotate(k, cos_sin, self.impl)
         if extend is not None:
             k, v = extend(k, v)
         return self.dense(attend(q, k, v, mask))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.models.config import DecoderConfig, Rope
-from kernels import linear_logp
+from kernels import linear_logp, pointwise
 from kernels.token_stats import linear_collision, linear_kl
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -22,11 +22,10 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
+        self.impl = "auto"
 
     def forward(self, x: Tensor) -> Tensor:  # (..., D)
-        y = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        return pointwise.rms_norm(x, self.weight, self.eps, self.impl)
 
 
 def rotary(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,11 +35,9 @@ def rotary(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:  # (B, heads, T, d)
-    """Rotate the pairs (i, i + d/2), as the published weights expect (arXiv 2104.09864 rotates neighbours)."""
-    cos, sin = (t.to(x.dtype) for t in cos_sin)
-    a, b = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-b, a), dim=-1) * sin
+def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor], impl: str = "auto") -> Tensor:  # (B, heads, T, d)
+    """Turn every head by its position's angles."""
+    return pointwise.rotate(x, *cos_sin, impl)
 
 
 def alibi_slopes(heads: int, device: torch.device) -> Tensor:  # (heads,) float32
@@ -104,7 +101,7 @@ class KVCache:
 class LogProbHead(nn.Linear):
     """The output head: logits, or with targets their log-probabilities without the logits (`kernels.linear_logp`).
 
-    impl: which implementation computes the log-probabilities; a plain attribute, for tests and comparisons.
+    impl: which implementation computes the log-probabilities (Decoder.set_kernels).
     """
 
     def __init__(self, hidden_size: int, vocab_size: int):
@@ -156,6 +153,12 @@ class Decoder(nn.Module):
     @property
     def final_norm(self) -> nn.Module:
         raise NotImplementedError
+
+    def set_kernels(self, logp: str = "auto", pointwise: str = "auto") -> None:
+        """Choose implementations: of kernels.linear_logp for the head, of kernels.pointwise for all that has a choice."""
+        for module in self.modules():
+            if hasattr(module, "impl"):
+                module.impl = logp if module is self.lm_head else pointwise
 
     def tie(self) -> None:
         """Make the head's weight the embedding's, the same Parameter, if the config ties them."""

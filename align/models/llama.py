@@ -6,12 +6,12 @@ Modules and parameters bear the names of the published checkpoints.
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.errors import UserError
 from align.models.config import DecoderConfig, Fields, Rope, check_common, check_heads
 from align.models.layers import Decoder, Extend, LogProbHead, RMSNorm, attend, rotate
+from kernels.pointwise import add_rms_norm, swiglu
 
 
 @dataclass(kw_only=True)
@@ -59,6 +59,7 @@ class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.head_dim = config.head_dim
+        self.impl = "auto"
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
@@ -68,7 +69,7 @@ class LlamaAttention(nn.Module):
     def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, extend: Extend | None) -> Tensor:
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for p in projections)  # (B, heads, T, d)
-        q, k = rotate(q, cos_sin), rotate(k, cos_sin)
+        q, k = rotate(q, cos_sin, self.impl), rotate(k, cos_sin, self.impl)
         if extend is not None:
             k, v = extend(k, v)
         return self.o_proj(attend(q, k, v, mask))
@@ -82,9 +83,10 @@ class LlamaMLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.ffn_hidden_size, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.ffn_hidden_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=config.mlp_bias)
+        self.impl = "auto"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x), self.impl))
 
 
 class LlamaBlock(nn.Module):
@@ -96,8 +98,10 @@ class LlamaBlock(nn.Module):
         self.mlp = LlamaMLP(config)
 
     def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, extend: Extend | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos_sin, mask, extend)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        attended = self.self_attn(self.input_layernorm(x), cos_sin, mask, extend)  # (B, T, D)
+        norm = self.post_attention_layernorm
+        normed, x = add_rms_norm(x, attended, norm.weight, norm.eps, norm.impl)
+        return x + self.mlp(normed)
 
 
 class Llama(Decoder):
