@@ -35,9 +35,9 @@ from align.parallel import Rendezvous, World, compute_dtype, distributed, load_s
 from align.plan import describe_plan
 from align.reference import Reference, build_reference
 from align.tiny.paths import report_tiny, resolve_tiny
-from align.tokens import Batch, check_fits, fingerprint, load_tokenizer
+from align.tokens import Batch, check_fits, load_tokenizer
 
-stop_signal = 0  # the signal that asked us to stop, 0 while none has
+stop_signal, stop_time = 0, 0.0  # the signal that asked us to stop, 0 while none has, and when it came
 
 
 class Stopped(Exception):
@@ -54,10 +54,14 @@ def train(config: Config, world: World) -> Path | None:
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, read_config(source).vocab_size, str(source))
     data = load_dataset(config, loss, tokenizer, world)
+    if config.reference.mode == "moving" and config.reference.every >= data.steps:
+        raise UserError(
+            f"reference.every {config.reference.every}: in {data.steps} steps the reference would never move; lower it"
+        )
     checkpoint = check_output(config)
     if config.plan:
         if world.main:
-            print(describe_plan(config, source, data))
+            print(describe_plan(config, source, data, loss.needs_reference))
         return None
     reference = build_reference(config, source, data, loss.tokens) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel, world.device)
@@ -65,7 +69,7 @@ def train(config: Config, world: World) -> Path | None:
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
     optimizer = build_optimizer(model, config.optim)
     moving = reference if reference and config.reference.mode == "moving" else None
-    run = Run(model, optimizer, loss, moving.model if moving else None, fingerprint(data.groups))
+    run = Run(model, optimizer, loss, moving, data.id)
     start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)
     log = Log(output / "metrics.jsonl", start, data.steps, active=world.main)
@@ -141,9 +145,12 @@ def losses_of(
             yield x, loss(x), slice(None)
         return
     with torch.no_grad():
-        whole = gather_inputs(inputs(), len(indices), data.world)
-    if training:
-        loss.observe(whole)
+        parts = list(inputs())
+        whole = gather_inputs(parts, len(indices), data.world)
+    if not training:
+        yield whole, loss(whole), torch.cat([positions for _, positions in parts])
+        return
+    loss.observe(whole)
     for x, positions in inputs():
         x = with_rows(whole, x, positions)
         yield x, loss(x), positions
@@ -169,11 +176,12 @@ def is_due(done: int, every: int) -> bool:
 
 
 def remember_signal(number: int, frame: FrameType | None) -> None:
-    """Finish the step first; a second signal ends at once."""
-    global stop_signal
-    if stop_signal:
+    """Finish the step first. A second signal ends at once, but not the same one again, which torchrun passes on."""
+    global stop_signal, stop_time
+    if not stop_signal:
+        stop_signal, stop_time = number, time.monotonic()
+    elif time.monotonic() - stop_time > 5:
         os._exit(128 + number)
-    stop_signal = number
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,6 @@ that another number of ranks can read it) and state.json. The data order and eve
 
 import json
 import shutil
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from align.config import Config, to_toml
+from align.config import Config, read_toml, to_toml
 from align.errors import UserError
 from align.log import trim_metrics
 from align.losses import Loss
 from align.models import save_model
 from align.parallel import World, gather
+from align.reference import LiveReference
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -58,9 +58,7 @@ def check_output(config: Config) -> Path | None:
         return None
     if not (output / "config.toml").exists():
         return None  # killed before it began, or never begun
-    ours, theirs = (
-        flatten(tables) for tables in (config.to_dict(), tomllib.loads((output / "config.toml").read_text()))
-    )
+    ours, theirs = flatten(config.to_dict()), flatten(read_toml(output / "config.toml"))
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in FREE_KEYS and ours.get(name) != theirs.get(name):
             raise UserError(
@@ -110,20 +108,21 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loss: Loss  # running statistics of the losses that have some
-    moving: nn.Module | None  # a reference that follows the policy
-    data_id: str  # fingerprint of the token ids it trains on, so that it cannot go on with others
+    moving: LiveReference | None  # a reference that follows the policy
+    data_id: str  # Dataset.id of what it trains on, so that it cannot go on with other data
 
     def tensors(self) -> dict[str, Any]:
         """For torch.distributed.checkpoint, which reads into the same structure in place."""
         weights, moments = get_state_dict(self.model, self.optimizer)
-        moving = {} if self.moving is None else {"reference": get_model_state_dict(self.moving)}
+        moving = {} if self.moving is None else {"reference": get_model_state_dict(self.moving.model)}
         return {"model": weights, "optimizer": moments, **moving}
 
     def set_tensors(self, state: dict[str, Any]) -> None:
         weights, moments = state["model"], state["optimizer"]
         set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments)
         if self.moving is not None:
-            set_model_state_dict(self.moving, state["reference"])
+            set_model_state_dict(self.moving.model, state["reference"])
+            self.moving.refresh()
 
 
 def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) -> None:
@@ -149,7 +148,7 @@ def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) 
 def load_checkpoint(path: Path, run: Run, world: World) -> int:
     """Restore a run in place; returns the number of steps done.
 
-    Raises UserError if the folder is damaged, or was written by a run on other token ids.
+    Raises UserError if the folder is damaged, or was written by a run on other data.
     """
     state = run.tensors()
     try:

@@ -8,6 +8,7 @@ for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` i
 
 import difflib
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -193,13 +194,14 @@ def _set_loss_parameter(loss: LossSection, name: str, value: Any, where: str) ->
         raise UserError(str(error)) from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UserError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}; give a TOML file") from None
+        raise UserError(f"{path}: {error.strerror}; --config takes a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not valid TOML: {error}") from None
+        raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
 def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
@@ -208,7 +210,8 @@ def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
         if not isinstance(table, dict):
             _set(config, section, table, f"{path}: {section}")
             continue
-        for name, value in table.items():
+        # tables have no order: what [loss] says for whatever loss runs comes before what [loss.NAME] says for one
+        for name, value in sorted(table.items(), key=lambda item: isinstance(item[1], dict)):
             if section == "loss" and isinstance(value, dict):
                 if name not in LOSSES:
                     raise UserError(f"{path}: [loss.{name}] is not a loss{_nearest(name, list(LOSSES))}")
@@ -250,16 +253,19 @@ def load_config(argv: list[str]) -> Config:
     path = flags.pop("config", None)
     if path is None and "model" not in flags and "model.path" not in flags:
         path = str(ROOT / "configs" / "tiny.toml")
-    tables = _read_toml(Path(path)) if path is not None else {}
+    tables = read_toml(Path(path)) if path is not None else {}
     # which loss runs decides what its parameters are, so it is settled first
-    in_file = tables["loss"].get("name") if isinstance(tables.get("loss"), dict) else None
-    config.loss.name = flags.pop("loss", flags.pop("loss.name", None)) or in_file or config.loss.name
+    section = tables.get("loss", {})
+    if not isinstance(section, dict):
+        raise UserError(f'{path}: loss is a table; write [loss] and, below it, name = "{section}"')
+    named = section.pop("name", None)
+    if named is not None:
+        config.loss.name = _convert(named, str, f"{path}: loss.name")
+    config.loss.name = flags.pop("loss", flags.pop("loss.name", None)) or config.loss.name
     try:
         loss_classes(config.loss.name)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if isinstance(tables.get("loss"), dict):
-        tables["loss"].pop("name", None)
     _set_tables(config, tables, Path(path or ""))
     for name in SWITCHES:
         setattr(config, name, bool(flags.pop(name, False)))
@@ -282,7 +288,7 @@ def _check(config: Config) -> None:
         raise UserError(str(error)) from None
     whole = "kl" in loss.tokens  # log-probs of the answers alone cannot be looked up for it
     if config.reference.mode == "auto":
-        config.reference.mode = "live" if whole else "cached"
+        config.reference.mode = "live" if whole or loss.kinked else "cached"
     if config.reference.mode == "cached" and whole:
         raise UserError(
             f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"
@@ -290,6 +296,11 @@ def _check(config: Config) -> None:
     for name in ("logp_impl", "pointwise_impl"):
         if getattr(config.model, name) == "triton" and not (find_spec("triton") and torch.cuda.is_available()):
             raise UserError(f"model.{name} triton takes a GPU and the package triton (pip install .[gpu]); use auto")
+    moves, usual = config.reference, ReferenceSection()
+    if moves.mode == "moving" and not loss.needs_reference:
+        raise UserError(f"reference.mode moving: {config.loss.name} has no reference; leave it out")
+    if moves.mode != "moving" and (moves.alpha, moves.every) != (usual.alpha, usual.every):
+        raise UserError(f"reference.alpha and reference.every are for --reference.mode moving, not {moves.mode}")
     if not 0 < config.reference.alpha <= 1:
         raise UserError(f"reference.alpha must be greater than 0 and at most 1, not {config.reference.alpha}")
     at_least: dict[str, float] = {
@@ -300,19 +311,33 @@ def _check(config: Config) -> None:
     }
     at_least["reference.every"] = 1
     at_least |= dict.fromkeys(("train.steps", "train.epochs", "train.checkpoint_every", "train.eval_every"), 0)
-    at_least |= dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.max_grad_norm"), 0)
+    at_least |= dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "train.seed"), 0)
+    at_least |= dict.fromkeys(("optim.beta1", "optim.beta2"), 0)
     for dotted, least in at_least.items():
         section, name = dotted.split(".")
         if (value := getattr(getattr(config, section), name)) < least or value != value:
             raise UserError(f"{dotted} must be at least {least}, not {value}")
+    if max(config.optim.beta1, config.optim.beta2) >= 1:
+        raise UserError("optim.beta1 and optim.beta2 must be less than 1")
+    if not config.optim.max_grad_norm > 0:
+        raise UserError(
+            f"optim.max_grad_norm must be greater than 0, not {config.optim.max_grad_norm}; inf clips nothing"
+        )
 
 
 def to_toml(tables: dict[str, Any]) -> str:
-    """Strings, numbers and booleans, one level of tables: all that a configuration has. JSON's strings are TOML's."""
-    lines = [f"{name} = {json.dumps(value)}" for name, value in tables.items() if not isinstance(value, dict)]
+    """Strings, numbers, booleans and lists of them, one level of tables: all that a configuration has."""
+
+    def text(value: Any) -> str:
+        # JSON's values are TOML's, but for infinities, escapes of letters beyond 16 bits, and a bare DEL
+        if isinstance(value, float) and math.isinf(value):
+            return str(value)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+    lines = [f"{name} = {text(value)}" for name, value in tables.items() if not isinstance(value, dict)]
     for section, table in tables.items():
         if isinstance(table, dict):
-            lines += ["", f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+            lines += ["", f"[{section}]", *(f"{name} = {text(value)}" for name, value in table.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -1,5 +1,6 @@
 """A run's prompts: those to train on, those held out, and how a global batch is dealt to ranks and micro-batches."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from align.data import Row, batch_indices, read_rows, split_batch
 from align.errors import UserError
 from align.losses import FITS, Loss
 from align.parallel import World
-from align.tokens import Batch, Group, Tokenizer, collate, encode_rows
+from align.tokens import Batch, Group, Tokenizer, collate, encode_rows, fingerprint
 
 # what a row of each kind of FITS holds, for people
 HOLDS = {
@@ -47,6 +48,12 @@ class Dataset:
         """Every prompt that the run will look at."""
         return {i for step in range(self.steps) for i in self.global_batch(step)} | set(self.held_out)
 
+    @property
+    def id(self) -> str:
+        """A hash of all that a run learns from: ids, scores and labels, and how many of the prompts are trained on."""
+        judged = [(group.scores, group.label) for group in self.groups]
+        return hashlib.sha256(f"{fingerprint(self.groups)} {judged} {self.n_train}".encode()).hexdigest()
+
     def micro_batches(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Tensor]]:
         """This rank's part of a global batch: batches, each with the positions (n,) of its real prompts among `indices`."""
         lengths = [self.groups[i].length for i in indices]
@@ -73,6 +80,8 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
         held_out = load_groups(config, config.data.eval_path, loss, tokenizer, world)
         if len(held_out[0].response_ids) != k:
             raise UserError(f"{config.data.eval_path}: another number of answers a prompt than in {config.data.path}")
+        if (held_out[0].scores is None) != (groups[0].scores is None):
+            raise UserError(f"{config.data.eval_path} and {config.data.path}: one has scores and the other none")
         if len(held_out) < world.size:
             raise UserError(f"{config.data.eval_path}: {len(held_out)} rows for {world.size} ranks; give one for each")
         groups += [replace(group, index=n + i) for i, group in enumerate(held_out)]

@@ -135,7 +135,7 @@ def local_rows(parameter: Tensor) -> tuple[Tensor, int]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Put the root group's parameters back into shards: it is backward that does so, and a frozen model has none."""
+    """Put the root group's parameters back into shards, which is left to a backward pass that may never come."""
     if isinstance(model, FSDPModule):
         model.reshard()
 

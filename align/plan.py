@@ -9,7 +9,7 @@ from align.models import build_model, read_config
 from align.parallel import compute_dtype
 
 
-def describe_plan(config: Config, source: Path, data: Dataset) -> str:
+def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: bool) -> str:
     """Parameters, batches, the memory of each rank's state, and the resolved configuration."""
     model = build_model(read_config(source), "meta")
     n = sum(p.numel() for p in model.parameters())
@@ -19,6 +19,9 @@ def describe_plan(config: Config, source: Path, data: Dataset) -> str:
     groups = [sum(p.numel() for p in block.parameters()) for block in model.blocks] + [model.lm_head.weight.numel()]
     gib = 2**30
     state, gathered = 4 * 4 * n / world.size / gib, max(groups) * dtype.itemsize / gib
+    # beside the policy: a frozen copy in the dtype of compute, one that moves in float32
+    copy = {"live": dtype.itemsize, "moving": 4}.get(config.reference.mode, 0) * needs_reference
+    frozen = copy * n / world.size / gib
     micro_batches = math.ceil(train.batch_size / (world.size * train.micro_batch_size))
     return "\n".join(
         [
@@ -27,7 +30,8 @@ def describe_plan(config: Config, source: Path, data: Dataset) -> str:
             f"steps: {data.steps}, {train.batch_size} prompts each: {world.size} ranks x {micro_batches} micro-batches "
             f"of at most {train.micro_batch_size}; {data.steps * train.batch_size / data.n_train:.2f} epochs",
             f"memory per rank: {state:.2f} GiB of float32 weights, gradients and AdamW moments, sharded over "
-            f"{world.size}; {gathered:.2f} GiB for the largest group gathered in {str(dtype).removeprefix('torch.')}; "
+            f"{world.size}; {frozen:.2f} GiB of reference model; {gathered:.2f} GiB for the largest group gathered in "
+            f"{str(dtype).removeprefix('torch.')}; "
             "activations come on top",
             f"output: {config.output}",
             "",

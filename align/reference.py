@@ -61,6 +61,7 @@ class LiveReference:
 
     def refresh(self) -> None:
         """After the weights changed."""
+        reshard(self.model)
         self.head = gather(self.model.lm_head.weight) if self.distributions else None  # (V, D)
 
     @torch.no_grad()
@@ -68,13 +69,15 @@ class LiveReference:
         sums = response_sums(self.model, batch, KEPT, states=self.distributions)
         numbers = ReferenceNumbers(*(sums[name] for name in KEPT))
         if self.distributions:
-            numbers.distributions = (sums["states"], self.head.to(sums["states"].dtype))
+            self.head = self.head.to(sums["states"].dtype)  # once, in the dtype of compute
+            numbers.distributions = (sums["states"], self.head)
+        reshard(self.model)
         return numbers
 
     @torch.no_grad()
     def follow(self, policy: nn.Module, alpha: float) -> None:
         """ρ ← α π + (1 - α) ρ, parameter by parameter: TR-DPO's soft update; α = 1 is its hard one."""
-        reshard(self.model), reshard(policy)
+        reshard(policy)
         for ours, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
             ours.lerp_(theirs.detach(), alpha)
         self.refresh()
@@ -97,13 +100,14 @@ def build_reference(config: Config, model_folder: Path, data: Dataset, tokens: S
 
     if config.reference.mode != "cached":
         return LiveReference(load(), distributions="kl" in tokens)
-    key = cache_key(model_folder, data.groups, dtype) if world.main else ""
+    arithmetic = f"{dtype} {world.device.type} {config.model.logp_impl} {config.model.pointwise_impl}"
+    key = cache_key(model_folder, data.groups, arithmetic) if world.main else ""
     return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data))
 
 
-def cache_key(model_folder: Path, groups: list[Group], dtype: torch.dtype) -> str:
-    """A hash of everything that a reference log-prob depends on: weights, config, the exact token ids, the precision."""
-    digest = hashlib.sha256(f"{KEPT} {dtype} {fingerprint(groups)}".encode())
+def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
+    """A hash of what a reference log-prob depends on: weights, config, the exact token ids, how it is computed."""
+    digest = hashlib.sha256(f"{KEPT} {arithmetic} {fingerprint(groups)}".encode())
     for file in sorted([model_folder / "config.json", *model_folder.glob("*.safetensors")]):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -132,7 +136,7 @@ def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Ten
     for start in tqdm(
         range(0, len(missing), SAVED_TOGETHER), "reference", disable=not (world.main and sys.stderr.isatty())
     ):
-        part = missing[start : start + SAVED_TOGETHER]
+        part = wanted = missing[start : start + SAVED_TOGETHER]
         if len(part) < world.size:  # a few more, so that every rank has one: the model is spread over all
             part = [*part, *(i for i in range(len(groups)) if i not in part)][: world.size]
         computed = torch.zeros_like(table)
@@ -141,7 +145,7 @@ def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Ten
             sums = torch.stack([numbers.ref_logps, numbers.ref_shared_logps], dim=-1)  # (N, K, 2)
             computed[batch.index[: batch.n]] = sums[: batch.n]
         world.sum(computed)
-        table[part] = computed[part]
+        table[wanted] = computed[wanted]  # what was known stays as it was, to the bit
         if world.main:
             file.parent.mkdir(parents=True, exist_ok=True)
             new = file.with_suffix(".part")

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import GOLDEN, MODEL, run_train
 
 import train
@@ -53,6 +54,36 @@ def test_unknown_and_ill_typed_keys(refused, tmp_path):
         file.write_text(text)
         assert line in refused("--config", file)
     assert "No such file" in refused("--config", tmp_path / "absent.toml")
+
+
+def test_values_that_cannot_be(refused, tmp_path):
+    assert "train.seed must be at least 0" in refused("--train.seed", "-1")
+    assert "optim.beta1 and optim.beta2 must be less than 1" in refused("--optim.beta1", "1.5")
+    assert "inf clips nothing" in refused("--optim.max_grad_norm", "0")
+    assert "greater than 0 and finite" in refused("--loss.beta", "inf")
+    assert "sft has no reference" in refused("--loss", "sft", "--reference.mode", "moving")
+    assert "are for --reference.mode moving" in refused("--reference.every", "3")
+    assert "whole distributions" in refused("--loss", "tdpo", "--reference.mode", "cached")
+    said = refused("--reference.mode", "moving", "--train.steps", "9", rows=[ROW] * 3)
+    assert "in 9 steps the reference would never move" in said
+    assert "takes a GPU" in refused("--model.logp_impl", "triton") or torch.cuda.is_available()
+    file = tmp_path / "c.toml"
+    for text, line in [
+        ('loss = "dpo"\n', 'write [loss] and, below it, name = "dpo"'),
+        ('[loss]\nname = ["dpo", "sft"]\n', "loss.name must be a string"),
+        ("[loss]\nweights = 3\n", "must be a list of numbers"),
+    ]:
+        file.write_text(text)
+        flags = ["--loss", "dpo+sft"] if "weights" in text else ["--loss.beta", "1"] if "name" not in text else []
+        assert line in refused("--config", file, *flags)
+    assert "has no parameter ''" in refused("--loss.", "3")
+
+
+def test_scores_in_one_file_alone(refused, tmp_path):
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text(json.dumps(ROW) + "\n")
+    scored = {"prompt": "a", "responses": ["x y", "z"], "scores": [1, 2]}
+    assert "one has scores and the other none" in refused("--data.eval_path", held_out, rows=[scored] * 3)
 
 
 def test_missing_keys(tmp_path, capsys):

@@ -68,3 +68,26 @@ def test_every_key_has_help():
         if isinstance(keys, dict) and section != "loss":
             for name in keys:
                 assert f"--{section}.{name} " in text
+
+
+def test_a_resolved_configuration_reads_back_as_itself(tmp_path):
+    """Infinities, letters beyond 16 bits and sums of losses among them: --resume compares with what was written."""
+    file = tmp_path / "config.toml"
+    for flags in (
+        ["--loss", "dpo+sft", "--loss.weights", "1,0.5", "--loss.beta", "0.2", "--optim.max_grad_norm", "inf"],
+        ["--loss", "fdpo", "--loss.divergence", "alpha", "--loss.alpha", "0.3", "--output", "runs/\U0001f600 \x7f"],
+        ["--loss", "nca+bco", "--loss.bco.shift", "0", "--reference.mode", "live"],
+    ):
+        config = load_config(flags)
+        file.write_text(to_toml(config.to_dict()), encoding="utf-8")
+        assert load_config(["--config", str(file)]).to_dict() == config.to_dict()
+
+
+def test_a_table_for_one_loss_beats_the_one_for_all_in_any_order(tmp_path):
+    file = tmp_path / "c.toml"
+    tables = ["[loss]\nbeta = 0.7\n", "[loss.nca]\nbeta = 0.2\n"]
+    for text in ("".join(tables), "".join(reversed(tables))):
+        file.write_text(text)
+        assert load_config(["--config", str(file), "--model", "m", "--data", "d"]).loss.parameters["beta"] == 0.2
+        both = load_config(["--config", str(file), "--model", "m", "--data", "d", "--loss", "nca+dpo"])
+        assert both.loss.parameters["nca.beta"] == 0.2 and both.loss.parameters["dpo.beta"] == 0.7

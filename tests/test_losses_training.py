@@ -20,8 +20,6 @@ from align.tiny.world import World as TinyWorld
 from align.tokens import Group
 
 MIXTURES = ["dpo+sft", "nca+bco", "ld_dpo+wpo+tdpo"]
-# their slope jumps where policy = reference, which the first step is to the bit with a live reference alone
-ON_A_KINK = ("dpop", "kto_pair")
 NAMES = [*LOSSES, *MIXTURES]
 SPLITS = {"1x1": (1, 6), "1x2": (1, 3), "2x1": (2, 3), "2x2": (2, 2)}  # ranks x accumulation: ranks, micro-batch
 
@@ -45,8 +43,6 @@ def arguments(tiny, name, output, *more):
 def train_all(world, tiny, split, micro):
     for name in NAMES:
         more = ["--train.micro_batch_size", micro]
-        if name in ON_A_KINK:
-            more += ["--reference.mode", "live"]
         train.train(load_config(arguments(tiny, name, tiny / split / name, *more)), world)
 
 
@@ -150,6 +146,47 @@ def test_the_moving_reference_follows_the_policy(tiny, tmp_path):
     flags = [*moving, "--reference.alpha", "0.5", "--resume"]
     assert train.main(arguments(tiny, "dpo", tmp_path / "half", *flags)) == 0
     assert [m["loss"] for m in read_metrics(tmp_path / "half")] == [m["loss"] for m in half]
+
+
+def train_moving_twice(world, tiny, tmp_path):
+    """The whole run, then its second half again from the checkpoint."""
+    more = ["--train.steps", "5", "--train.checkpoint_every", "3", "--train.keep_checkpoints", "9"]
+    more += ["--reference.mode", "moving", "--reference.every", "2", "--reference.alpha", "0.5"]
+    train.train(load_config(arguments(tiny, "tdpo", tmp_path / "whole", *more)), world)
+    if world.main:
+        shutil.copytree(tmp_path / "whole", tmp_path / "again")
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / "step-000005")
+    world.barrier()
+    train.train(load_config(arguments(tiny, "tdpo", tmp_path / "again", *more, "--resume")), world)
+
+
+@pytest.mark.slow
+def test_a_resumed_moving_reference_has_its_own_distributions(tiny, tmp_path):
+    """On several ranks its whole head is gathered from what the checkpoint holds, not from the model it began as."""
+    run_ranks(train_moving_twice, 2, tiny, tmp_path)
+    whole, again = (read_metrics(tmp_path / name) for name in ("whole", "again"))
+    assert [m["loss"] for m in again] == [m["loss"] for m in whole] and len(whole) == 5
+
+
+def test_labels_are_part_of_what_a_run_goes_on_with(tiny, tmp_path, capsys):
+    rows = [{"prompt": f"Number {i}?", "completion": f"It is {i}.", "label": i % 2 == 0} for i in range(12)]
+    write_lines(tmp_path / "labels.jsonl", rows)
+    flags = arguments(tiny, "bco", tmp_path / "run", "--data", tmp_path / "labels.jsonl")
+    assert train.main(flags) == 0
+    rows[3]["label"] = True
+    write_lines(tmp_path / "labels.jsonl", rows)
+    capsys.readouterr()
+    assert train.main([*flags, "--resume"]) == 2
+    assert "the data or its template has changed" in capsys.readouterr().err
+
+
+def test_coupled_losses_are_evaluated_on_the_whole_held_out_set(tiny, tmp_path):
+    for micro in ("6", "2"):
+        more = ["--data.eval_path", tiny / "pairs.jsonl", "--train.micro_batch_size", micro]
+        assert train.main(arguments(tiny, "aot", tmp_path / micro, *more)) == 0
+    six, two = (read_metrics(tmp_path / micro)[-1] for micro in ("6", "2"))
+    for key in ("eval/loss", "eval/rewards/margin", "eval/logps/chosen"):
+        assert six[key] == pytest.approx(two[key], rel=1e-5), key
 
 
 def test_methods_without_a_reference_load_none(tiny, tmp_path, monkeypatch):

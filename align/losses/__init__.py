@@ -107,7 +107,7 @@ def set_parameter(name: str, parameters: dict[str, Any], key: str, value: Any) -
     """
     known = loss_parameters(name)
     key = key.removeprefix(f"{name}.")  # --loss.nca.beta is --loss.beta where nca runs
-    targets = [key] if key in known else [full for full in known if full.partition(".")[2] == key]
+    targets = [key] if key in known else [full for full in known if key and full.partition(".")[2] == key]
     if not targets:
         raise ValueError(f"loss {name!r} has no parameter {key!r}; it takes {', '.join(known) or 'no parameters'}")
     parameters |= dict.fromkeys(targets, value)

@@ -65,14 +65,15 @@ class Loss:
     # "one": only answer 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
     answers: ClassVar[str] = "pair"
     coupled: ClassVar[bool] = False  # prompts influence each other: the loss must be given the whole global batch
+    kinked: ClassVar[bool] = False  # its slope jumps at policy = reference, where only a live reference is to the bit
     mismatched: ClassVar[bool] = False  # answer 1 of each prompt is another prompt's answer, to estimate a KL on
     tokens: ClassVar[tuple[str, ...]] = ()  # the token-level LossInputs it needs: "kl", "weights", "shared_logps"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("beta", "temperature") and not value > 0:
-                raise ValueError(f"loss.{field.name} must be greater than 0, not {value}")
+            if field.name in ("beta", "temperature") and not 0 < value < float("inf"):
+                raise ValueError(f"loss.{field.name} must be greater than 0 and finite, not {value}")
 
     def __call__(self, x: LossInputs) -> Tensor:
         """The loss of each prompt, (N,)."""

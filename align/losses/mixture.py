@@ -86,6 +86,7 @@ class Mixture(WeightedSum):
         self.paper = ", ".join(dict.fromkeys(loss.paper for loss in self.losses))
         self.needs_reference = any(loss.needs_reference for loss in self.losses)
         self.coupled = any(loss.coupled for loss in self.losses)
+        self.kinked = any(loss.kinked for loss in self.losses)
         self.mismatched = any(loss.mismatched for loss in self.losses)
         self.tokens = tuple(dict.fromkeys(name for loss in self.losses for name in loss.tokens))
         fits = set.intersection(*(FITS[loss.answers] for loss in self.losses))

@@ -238,6 +238,7 @@ class DPOP(Loss):
 
     title = "DPO-Positive (DPOP)"
     paper = "arXiv 2402.13228"
+    kinked = True
     beta: float = 0.3
     penalty: float = 50.0
 

@@ -118,6 +118,7 @@ class KTOPair(Loss):
     title = "KTO on pairs, with gradients through its KL (old form)"
     paper = "arXiv 2402.01306"
     coupled = True
+    kinked = True
     beta: float = 0.1
 
     def utilities(self, x: LossInputs) -> tuple[Tensor, Tensor]:
