@@ -22,13 +22,14 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from align.config import Config, read_toml, to_toml
+from align.config import Config
 from align.errors import UserError
 from align.log import trim_metrics
 from align.losses import Loss
 from align.models import save_model
 from align.parallel import World, gather
 from align.reference import LiveReference
+from align.toml import read_toml, to_toml
 
 TOKENIZER_FILES = (
     "tokenizer*",

@@ -8,8 +8,6 @@ for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` i
 
 import difflib
 import json
-import math
-import tomllib
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from align.errors import UserError
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
+from align.toml import read_toml
 from kernels import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,16 +193,6 @@ def _set_loss_parameter(loss: LossSection, name: str, value: Any, where: str) ->
         raise UserError(str(error)) from None
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises UserError."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; --config takes a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
-
-
 def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
     """Apply a TOML file. Of the tables [loss.NAME] those of the loss that runs count, or of its parts."""
     for section, table in tables.items():
@@ -323,22 +312,6 @@ def _check(config: Config) -> None:
         raise UserError(
             f"optim.max_grad_norm must be greater than 0, not {config.optim.max_grad_norm}; inf clips nothing"
         )
-
-
-def to_toml(tables: dict[str, Any]) -> str:
-    """Strings, numbers, booleans and lists of them, one level of tables: all that a configuration has."""
-
-    def text(value: Any) -> str:
-        # JSON's values are TOML's, but for infinities, escapes of letters beyond 16 bits, and a bare DEL
-        if isinstance(value, float) and math.isinf(value):
-            return str(value)
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-    lines = [f"{name} = {text(value)}" for name, value in tables.items() if not isinstance(value, dict)]
-    for section, table in tables.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{section}]", *(f"{name} = {text(value)}" for name, value in table.items())]
-    return "\n".join(lines) + "\n"
 
 
 def help_text() -> str:

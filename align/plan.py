@@ -3,10 +3,11 @@
 import math
 from pathlib import Path
 
-from align.config import Config, to_toml
+from align.config import Config
 from align.dataset import Dataset
 from align.models import build_model, read_config
 from align.parallel import compute_dtype
+from align.toml import to_toml
 
 
 def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: bool) -> str:

@@ -4,8 +4,9 @@ import tomllib
 
 import pytest
 
-from align.config import Config, help_text, load_config, to_toml
+from align.config import Config, help_text, load_config
 from align.errors import UserError
+from align.toml import to_toml
 
 BASE = ["--model", "m", "--data", "d"]
 
