@@ -11,6 +11,7 @@ A loss never sees a model, a mask or a process group. It returns one number per 
 and divides by the count of prompts in the global batch, so neither ranks nor gradient accumulation can change a result.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -72,8 +73,10 @@ class Loss:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("beta", "temperature") and not 0 < value < float("inf"):
-                raise ValueError(f"loss.{field.name} must be greater than 0 and finite, not {value}")
+            if field.name in ("beta", "temperature") and not value > 0:
+                raise ValueError(f"loss.{field.name} must be greater than 0, not {value}")
+            if isinstance(value, float) and math.isinf(value):
+                raise ValueError(f"loss.{field.name} must be finite, not {value}")
 
     def __call__(self, x: LossInputs) -> Tensor:
         """The loss of each prompt, (N,)."""
