@@ -60,7 +60,7 @@ def test_values_that_cannot_be(refused, tmp_path):
     assert "train.seed must be at least 0" in refused("--train.seed", "-1")
     assert "optim.beta1 and optim.beta2 must be less than 1" in refused("--optim.beta1", "1.5")
     assert "inf clips nothing" in refused("--optim.max_grad_norm", "0")
-    assert "loss.beta must be finite" in refused("--loss.beta", "inf")
+    assert "loss.beta must be a finite number" in refused("--loss.beta", "inf")
     assert "sft has no reference" in refused("--loss", "sft", "--reference.mode", "moving")
     assert "are for --reference.mode moving" in refused("--reference.every", "3")
     assert "whole distributions" in refused("--loss", "tdpo", "--reference.mode", "cached")

@@ -73,10 +73,12 @@ class Loss:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("beta", "temperature") and not value > 0:
+            if field.name not in ("beta", "temperature"):
+                continue
+            if not value > 0:
                 raise ValueError(f"loss.{field.name} must be greater than 0, not {value}")
-            if isinstance(value, float) and math.isinf(value):
-                raise ValueError(f"loss.{field.name} must be finite, not {value}")
+            if math.isinf(value):
+                raise ValueError(f"loss.{field.name} must be a finite number, not {value}")
 
     def __call__(self, x: LossInputs) -> Tensor:
         """The loss of each prompt, (N,)."""
