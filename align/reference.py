@@ -43,8 +43,6 @@ class ReferenceNumbers:
 class CachedReference:
     """A table of numbers. It holds no model."""
 
-    model = None
-
     def __init__(self, table: Tensor):
         self.table = table  # (prompts, K, 2): KEPT
 

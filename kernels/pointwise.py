@@ -8,7 +8,6 @@ steps of one operation, forward or backward, on one reading.
 either way, and what that is in time beside the block's matrix products. It is a model of a GPU, not a measurement.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import NamedTuple
@@ -22,7 +21,6 @@ from torch.utils._pytree import tree_leaves
 IMPLEMENTATIONS = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NORM_PROGRAMS = 512  # at most as many partial sums of the norm weight's gradient: one wave of programs on a large GPU
-TRITON = importlib.util.find_spec("triton") is not None
 
 
 def use_triton(impl: str, *tensors: Tensor) -> bool:
