@@ -2,7 +2,7 @@
 
 import pytest
 
-from align.judges import OPENING, is_refusal
+from align.judges.refusal import OPENING, is_refusal
 
 REFUSALS = [
     "I can't help with that.",

@@ -1,0 +1,1 @@
+"""Evaluation: suites of benchmarks, what a model answers to them, scores, and the report."""
