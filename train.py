@@ -51,8 +51,9 @@ def train(config: Config, world: World) -> Path | None:
     """
     loss = build_loss(config.loss.name, **config.loss.parameters)
     source = resolve_model(config.model.path)
+    vocab_size = read_config(source).vocab_size
     tokenizer = load_tokenizer(source)
-    check_fits(tokenizer, read_config(source).vocab_size, str(source))
+    check_fits(tokenizer, vocab_size, str(source))
     data = load_dataset(config, loss, tokenizer, world)
     if config.reference.mode == "moving" and config.reference.every >= data.steps:
         raise UserError(

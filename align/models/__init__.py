@@ -1,22 +1,36 @@
 """The models, by hand, and the Hugging Face folders they are read from and written to."""
 
-from align.models.convert import build_model, load_model, load_weights, read_config, resolve_model, save_model
+from align.models.convert import (
+    build_model,
+    load_model,
+    load_weights,
+    read_any_config,
+    read_config,
+    resolve_model,
+    save_model,
+)
+from align.models.encoder import BertConfig, Classifier, EncoderConfig, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
 from align.models.layers import Decoder, KVCache, LogProbHead, init_weights
 from align.models.llama import Llama, LlamaConfig
 
 __all__ = [
+    "BertConfig",
+    "Classifier",
     "Decoder",
+    "EncoderConfig",
     "Falcon",
     "FalconConfig",
     "KVCache",
     "Llama",
     "LlamaConfig",
     "LogProbHead",
+    "RobertaConfig",
     "build_model",
     "init_weights",
     "load_model",
     "load_weights",
+    "read_any_config",
     "read_config",
     "resolve_model",
     "save_model",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from align.errors import UserError
 from align.models.config import DecoderConfig
+from align.models.encoder import BertClassifier, BertConfig, Classifier, EncoderConfig, RobertaClassifier, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
 from align.models.layers import Decoder
 from align.models.llama import Llama, LlamaConfig
@@ -32,10 +33,15 @@ FAMILIES: dict[str, tuple[type, type]] = {
     "RefinedWeb": (FalconConfig, Falcon),
     "RefinedWebModel": (FalconConfig, Falcon),
     "llama": (LlamaConfig, Llama),
+    "bert": (BertConfig, BertClassifier),
+    "roberta": (RobertaConfig, RobertaClassifier),
 }
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-# buffers that old checkpoints carry and every reader computes anew
-IGNORED = (".inv_freq", ".attn.bias", ".attn.masked_bias")
+# what old checkpoints carry and no reader takes: buffers that are computed anew, a pooler that RoBERTa's head goes without
+IGNORED = (
+    *(".inv_freq", ".attn.bias", ".attn.masked_bias", ".position_ids", ".token_type_ids"),
+    *("roberta.pooler.dense.weight", "roberta.pooler.dense.bias"),
+)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 Local = Callable[[nn.Parameter], tuple[Tensor, int]]
@@ -44,12 +50,13 @@ Gather = Callable[[nn.Parameter], Tensor]
 
 def load_model(
     path: Path | str, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
-) -> Decoder:
+) -> Decoder | Classifier:
     """The model of a Hugging Face folder or Hub id, in dtype (None: as stored). Raises UserError."""
     folder = resolve_model(path)
-    config = read_config(folder)
+    config = read_any_config(folder)
     if dtype is None:
-        name, where = next(iter(find_tensors(folder).items()))
+        # an ignored buffer may be of integers
+        name, where = next(item for item in find_tensors(folder).items() if not item[0].endswith(IGNORED))
         with opened(where) as file:
             dtype = stored_dtype(file, name, where)
     model = build_model(config, device, dtype)
@@ -58,8 +65,8 @@ def load_model(
 
 
 def build_model(
-    config: DecoderConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Decoder:
+    config: DecoderConfig | EncoderConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Decoder | Classifier:
     """The model that config describes, its weights uninitialised: call init_weights or load_weights next.
 
     On device "meta" nothing is allocated; `model.to_empty(device=...)`, then `model.tie()`, does that later.
@@ -68,11 +75,20 @@ def build_model(
     with torch.device("meta"):
         model = family(config).to(dtype)
     model.to_empty(device=device)
-    model.tie()
+    if isinstance(model, Decoder):
+        model.tie()
     return model
 
 
 def read_config(path: Path | str) -> DecoderConfig:
+    """The config of a language model's folder. Raises UserError, as read_any_config does, and for a classifier."""
+    config = read_any_config(path)
+    if isinstance(config, EncoderConfig):
+        raise UserError(f"{path} is a classifier, not a language model; give a Falcon or Llama folder")
+    return config
+
+
+def read_any_config(path: Path | str) -> DecoderConfig | EncoderConfig:
     """The config of a checkpoint folder. Raises UserError.
 
     A tied config beside a head that differs from the embedding is read as untied, as transformers 5 does.
@@ -88,7 +104,7 @@ def read_config(path: Path | str) -> DecoderConfig:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{file}: model_type {kind!r} is not supported; it can be {', '.join(FAMILIES)}")
     config = FAMILIES[kind][0].from_dict(raw, str(file))
-    if config.tied and head_differs(config, find_tensors(folder)):
+    if isinstance(config, DecoderConfig) and config.tied and head_differs(config, find_tensors(folder)):
         warnings.warn(
             f"{folder}: lm_head.weight differs from the embedding it is tied to; read as untied", stacklevel=2
         )
@@ -202,8 +218,10 @@ def resolve_model(path: Path | str) -> Path:
         raise UserError(f"{path}: no such folder")
     from huggingface_hub import snapshot_download
 
+    # vocab.txt and merges.txt are the tokenizer of a classifier that has no tokenizer.json
+    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "vocab.txt", "merges.txt"]
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer*"]))
+        return Path(snapshot_download(str(path), allow_patterns=wanted))
     except Exception as error:  # whatever the network, the Hub, the disk or a gate raises means the same to the user
         raise UserError(f"{path}: no such folder, and fetching it from the Hub failed ({one_line(error)})") from None
 
