@@ -9,12 +9,12 @@ from typing import Any
 from align.errors import UserError
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises UserError."""
+def read_toml(path: Path, flag: str = "--config") -> dict[str, Any]:
+    """The tables of a TOML file, which the user named with this flag. Raises UserError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; --config takes a TOML file") from None
+        raise UserError(f"{path}: {error.strerror}; {flag} takes a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
 

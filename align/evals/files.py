@@ -1,0 +1,167 @@
+"""Benchmark files as people download them: rows of .jsonl, .json, .csv, .tsv, .txt or .parquet, in one file or many."""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+
+
+def locate(data_dir: str | Path, name: str, get: str = "") -> list[Path]:
+    """The files that `name` means below data_dir: a file, all files of a folder, or those a pattern with * matches.
+
+    get is the line that says where to get them. Raises UserError with it when there is none.
+    """
+    path = Path(data_dir) / name
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.is_file() and kind_of(file) in READERS]
+    elif "*" in name:
+        files = [file for file in Path(data_dir).glob(name) if file.is_file()]
+    else:
+        files = [path] if path.is_file() else []
+    if not files:
+        hint = f" {get.rstrip('.')}." if get else ""
+        raise UserError(f"{path}: no such file.{hint} --data DIR says in which folder {name} is looked for")
+    return sorted(files)
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says how a file is read; .gz is looked through."""
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
+def read_file(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict]]:
+    """(where, row) of every row of a file; where is "file:line" or "file, row n".
+
+    A .txt file has a prompt a line. columns names those of a .csv or .tsv file that has no header. Every row also has
+    "file", the file's name without suffixes, unless it has that key itself. Raises UserError naming the place.
+    """
+    kind, found = kind_of(path), False
+    if kind not in READERS:
+        raise UserError(f"{path}: benchmark data is {', '.join(READERS)}, or one of them with .gz")
+    stem = path.name.removesuffix(".gz").removesuffix(kind)
+    try:
+        for where, row in READERS[kind](path, columns):
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: a row must be a JSON object, this is a {type(row).__name__}")
+            found = True
+            yield where, {"file": stem, **row}
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read to its end ({' '.join(str(error).split())})") from None
+    if not found:
+        raise UserError(f"{path}: the file has no rows")
+
+
+def read_text(path: Path) -> str:
+    """The whole of a text file, as UTF-8. Raises UserError."""
+    try:
+        with open_text(path) as file:
+            text = file.read()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({' '.join(str(error).split())})") from None
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    return text
+
+
+def open_text(path: Path, newline: str | None = None):
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
+
+
+def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path}:{number}", _decode(line, f"{path}:{number}")
+
+
+def _json(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    with open_text(path) as file:
+        rows = _decode(file.read(), str(path))
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: must hold a list of rows; a file with one object a line is named .jsonl")
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", row
+
+
+def _decode(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: broken JSON ({error})") from None
+
+
+def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    # csv wants the line ends as they are: a quoted field may hold some
+    with open_text(path, newline="") as file:
+        lines = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
+        header, where = list(columns), f"{path}:1"
+        try:
+            for fields in lines:
+                if header and fields:
+                    if len(fields) != len(header):
+                        raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns")
+                    yield where, dict(zip(header, fields, strict=True))
+                header = header or fields
+                where = f"{path}:{lines.line_num + 1}"
+        except csv.Error as error:
+            raise UserError(f"{where}: not a row of a table ({error})") from None
+
+
+def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path}:{number}", {"prompt": line.strip()}
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path}: reading .parquet needs pyarrow: pip install .[parquet]") from None
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a readable parquet file ({' '.join(str(error).split())})") from None
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", row
+
+
+READERS = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _table,
+    ".tsv": _table,
+    ".txt": _lines,
+    ".parquet": _parquet,
+}
+
+
+def text_of(row: dict, key: str, where: str) -> str:
+    """A row's text under `key`. Raises UserError when it is missing, not text, or blank."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        kind = (
+            "is missing" if value is None else "is empty" if value in ("", [], {}) else f"must be text, not {value!r}"
+        )
+        raise UserError(f"{where}: {key} {kind}; the row has {', '.join(str(k) for k in row if k != 'file')}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {key} holds half of a surrogate pair") from None
+    return value
+
+
+def texts_of(row: dict, key: str, where: str) -> list[str]:
+    """A row's list of two texts or more under `key`. Raises UserError."""
+    values = row.get(key)
+    if not isinstance(values, list) or len(values) < 2:
+        raise UserError(f"{where}: {key} must be a list of two answers or more, not {values!r}")
+    return [text_of({f"{key}[{i}]": value}, f"{key}[{i}]", where) for i, value in enumerate(values)]

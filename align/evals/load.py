@@ -1,0 +1,56 @@
+"""From suites to items: every prompt of an evaluation, read and checked before anything runs."""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from align.errors import UserError
+from align.evals.files import locate, read_text
+from align.evals.likelihood import preference_items
+from align.evals.shapes import check_options, read_items
+from align.evals.suites import Benchmark, Suite, read_suite
+
+# what the kinds without a shape take as options, with their defaults
+PERPLEXITY = {"window": 1024, "stride": 512}
+PREFERENCE = {"bad_rows": "auto"}
+
+Resolve = Callable[[str], str]  # a `tiny:` path to a real one
+
+
+def load_suites(options: argparse.Namespace, resolve: Resolve) -> list[Suite]:
+    """The suites of --suite with all their items. Raises UserError naming the suite, file or row, and the mend."""
+    suites = [read_suite(name) for name in dict.fromkeys(options.suite)]
+    benchmarks = [benchmark for suite in suites for benchmark in suite.benchmarks]
+    if twice := [name for name, count in Counter(b.name for b in benchmarks).items() if count > 1]:
+        raise UserError(f"--suite: two of the suites have a benchmark {twice[0]}; run them one after the other")
+    for benchmark in benchmarks:
+        if options.judge:
+            benchmark.judges = [options.judge if judge == "guard" else judge for judge in benchmark.judges]
+        if options.max_new_tokens:
+            benchmark.max_new_tokens = options.max_new_tokens
+        benchmark.items = load_items(benchmark, options.data, resolve)
+        if options.limit:
+            benchmark.items = benchmark.items[: options.limit]
+    return suites
+
+
+def load_items(benchmark: Benchmark, data_dir: Path, resolve: Resolve) -> list[dict]:
+    """What a benchmark asks, an object a prompt (align/evals/shapes.py); of a text, the text."""
+    where, data = f"benchmarks.{benchmark.name}.options", benchmark.data
+    if data.startswith("tiny:"):
+        file = Path(resolve(data))
+        data_dir, data = file.parent, file.name
+    if benchmark.kind in ("generate", "choice"):
+        return read_items(benchmark.shape, data, data_dir, benchmark.options, benchmark.get, benchmark.where, where)
+    known = PERPLEXITY if benchmark.kind == "perplexity" else PREFERENCE
+    benchmark.options = check_options(benchmark.options, known, {}, where)
+    file, *more = locate(data_dir, data, benchmark.get)
+    if more:
+        raise UserError(f"benchmarks.{benchmark.name}.data {data} names {1 + len(more)} files; {benchmark.kind} reads one")
+    if benchmark.kind == "perplexity":
+        return [{"text": read_text(file)}]
+    items, dropped = preference_items(file, benchmark.options["bad_rows"])
+    if dropped:
+        print(f"{file}: {sum(dropped.values())} rows dropped: {', '.join(f'{n} {why}' for why, n in dropped.items())}")
+    return items

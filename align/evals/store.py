@@ -1,0 +1,84 @@
+"""What an evaluation has found out so far, in a file that survives a kill: records.jsonl.
+
+A line is one chunk of a benchmark, answered by one model, or judged by one judge. A line's key is a hash of all that its
+content depends on (weights, prompts, settings), so the same command goes on where it was stopped, a second command with
+one more model computes that model alone, and nothing is taken for what it is not. Lines are only ever added.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+
+CHUNK = 64  # prompts that are answered, judged and written together: what a kill costs at most
+
+
+def chunks(count: int) -> list[slice]:
+    """The same pieces however far an evaluation got, and so the same batches, down to the rounding."""
+    return [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+
+
+def digest(*parts: Any) -> str:
+    """A short hash of JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def folder_digest(folder: Path) -> str:
+    """A hash of what a model folder computes: its configuration, tokenizer, template and weights."""
+    files = [f for pattern in ("*.json", "*.jinja", "*.txt", "*.safetensors") for f in folder.glob(pattern) if f.is_file()]
+    sums = []
+    for file in sorted(files):
+        with file.open("rb") as stream:
+            sums.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
+    return digest(sums)
+
+
+class Store:
+    """records.jsonl of an output folder: {"key": hash, "chunk": number, "found": [an object a prompt]} a line.
+
+    Every rank reads it; rank 0 writes it.
+    """
+
+    def __init__(self, file: Path, writes: bool):
+        self.file, self.writes = file, writes
+        self.found: dict[tuple[str, int], list[dict]] = {}
+        whole = self._read() if file.exists() else 0
+        if writes:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.stream = file.open("ab")
+            self.stream.truncate(whole)  # the half-written last line of a killed run
+
+    def _read(self) -> int:
+        """Fill `found`; return how many bytes are whole lines."""
+        whole = 0
+        with self.file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    entry = json.loads(line)
+                    self.found[entry["key"], entry["chunk"]] = entry["found"]
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(
+                        f"{self.file}:{number} is not a line of an evaluation; mend it, or give another --output"
+                    ) from None
+                whole += len(line)
+        return whole
+
+    def has(self, key: str, chunk: int) -> bool:
+        return (key, chunk) in self.found
+
+    def add(self, key: str, chunk: int, found: list[dict]) -> None:
+        """Keep what a chunk gave. On disk once it returns."""
+        line = json.dumps({"key": key, "chunk": chunk, "found": found}) + "\n"
+        if self.writes:
+            self.stream.write(line.encode())
+            self.stream.flush()
+        self.found[key, chunk] = json.loads(line)["found"]  # as a later reader will see it
+
+    def all(self, key: str, count: int) -> list[dict]:
+        """What the `count` chunks of a key hold, in order: new objects, to add to."""
+        return [dict(found) for chunk in range(count) for found in self.found[key, chunk]]
