@@ -426,7 +426,9 @@ def test_suites_of_published_benchmarks(name, tmp_path):
     names = {benchmark.name for benchmark in suite.benchmarks}
     assert all(metric.partition(".")[0] in names for summary in suite.summaries for metric in summary.mean_of)
     for benchmark in suite.benchmarks:
-        assert "https://" in benchmark.get and benchmark.axis
+        assert "https://" in benchmark.get
+        # how likely given texts are is neither safety nor ability in %
+        assert bool(benchmark.axis) == (benchmark.kind in ("generate", "choice"))
         if benchmark.kind in ("perplexity", "preference"):
             check_options(benchmark.options, PERPLEXITY if benchmark.kind == "perplexity" else PREFERENCE, {}, name)
             refused(lambda b=benchmark: locate(tmp_path, b.data, b.get), benchmark.data, "https://")
