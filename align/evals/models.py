@@ -1,0 +1,84 @@
+"""The models under evaluation: from what --model says to a name for the report and a model in memory."""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from align.errors import UserError
+from align.evals.store import folder_digest
+from align.models import Decoder, build_model, load_model, read_config, resolve_model
+from align.parallel import World, load_sharded
+from align.tokens import Tokenizer, check_fits, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate. id is a hash of all that its answers depend on."""
+
+    name: str
+    path: str  # as the user gave it
+    folder: Path
+    id: str
+    parameters: int
+    metrics: Path | None  # metrics.jsonl of the run that made it
+    max_length: int  # tokens of context, prompt and answer together
+    tokenizer: Tokenizer
+
+
+def find_models(paths: list[str], max_length: int = 0) -> list[Candidate]:
+    """What --model names: checkpoints, folders of runs, Hub ids. Raises UserError.
+
+    max_length: tokens of context; 0 for what each model says.
+    """
+    found = [find_model(path, max_length) for path in paths]
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise UserError(f"--model {twice[0]} is given twice")
+    names = Counter(candidate.name for candidate in found)
+    return [
+        candidate if names[candidate.name] == 1 else Candidate(**{**vars(candidate), "name": candidate.path})
+        for candidate in found
+    ]
+
+
+def find_model(path: str, max_length: int = 0) -> Candidate:
+    given = resolve_model(path)
+    run = given if (given / "metrics.jsonl").is_file() else given.parent
+    folder = given / "model" if (given / "model").is_dir() else given
+    if folder == given and run == given and not (given / "config.json").is_file():
+        raise UserError(f"--model {path}: this run has no model/ yet; finish it with train.py --resume")
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    check_fits(tokenizer, config.vocab_size, str(folder))
+    own = config.raw.get("max_position_embeddings") or config.raw.get("n_positions") or 2048
+    if max_length > own:
+        raise UserError(f"--max_length {max_length}: {path} was made for {own} tokens")
+    name = given.parent.name if given.name == "model" else given.name
+    metrics = run / "metrics.jsonl"
+    return Candidate(
+        name=name,
+        path=path,
+        folder=folder,
+        id=folder_digest(folder),
+        parameters=sum(parameter.numel() for parameter in build_model(config, "meta").parameters()),
+        metrics=metrics if metrics.is_file() and (run / "model").is_dir() else None,
+        max_length=max_length or int(own),
+        tokenizer=tokenizer,
+    )
+
+
+def load_candidate(candidate: Candidate, options: argparse.Namespace, world: World) -> Decoder:
+    """The model in memory: whole on every process, or with --shard spread over all."""
+    dtype = compute_dtype(options.dtype, world.device)
+    if options.shard:
+        model = load_sharded(candidate.folder, world, dtype=dtype, stored=dtype)
+    else:
+        model = load_model(candidate.folder, dtype, world.device)
+    return model.requires_grad_(False).eval()
+
+
+def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, dtype)

@@ -1,0 +1,132 @@
+"""What a model makes of a benchmark's items: records."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from align.errors import UserError
+from align.evals.likelihood import choice_records, perplexity_items, perplexity_records, preference_records
+from align.evals.models import Candidate
+from align.evals.store import chunks, digest
+from align.evals.suites import Benchmark
+from align.generate import FAILURES, Settings, stream
+from align.models import Decoder
+from align.parallel import World
+from align.tokens import encode_prompts
+
+
+def spread(items: Sequence[dict], work: Callable[[list[dict]], list[dict]], world: World) -> list[dict]:
+    """work(items), of which each process does its share: one result an item, in their order, on every process."""
+    if world.size == 1:
+        return work(list(items)) if items else []
+    places = range(world.rank, len(items), world.size)
+    own = work([items[place] for place in places]) if places else []
+    found = dict(gather(list(zip(places, own, strict=True)), world))
+    return [found[place] for place in range(len(items))]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark for one model. key is a hash of all that the records depend on."""
+
+    model: Candidate
+    benchmark: Benchmark
+    items: list[dict]
+    key: str
+
+    @property
+    def chunks(self) -> list[slice]:
+        return chunks(len(self.items))
+
+
+def task_of(model: Candidate, benchmark: Benchmark, options: argparse.Namespace) -> Task:
+    items = benchmark.items
+    if benchmark.kind == "perplexity":
+        # a text is cut into windows of the model's own tokens
+        window = min(benchmark.options["window"], model.max_length)
+        stride = min(benchmark.options["stride"], window - 1)
+        items = perplexity_items(items[0]["text"], model.tokenizer, window, stride)
+    made = [benchmark.kind, benchmark.template, options.dtype, items]
+    if benchmark.kind == "generate":
+        sampling = [options.temperature, options.top_p, options.top_k, options.seed] if options.temperature else []
+        made += [benchmark.max_new_tokens, benchmark.stop, sampling]
+    return Task(model, benchmark, items, digest(model.id, model.max_length, made))
+
+
+def check_answered(task: Task, records: list[dict]) -> None:
+    """Raise UserError where not one prompt of a benchmark has an answer: the model or the benchmark is broken."""
+    errors = {record.get("error") for record in records}
+    if None not in errors:
+        why = sorted(errors)[0]
+        others = f" (and {len(errors) - 1} other reasons)" if len(errors) > 1 else ""
+        raise UserError(f"{task.model.path}: all {len(records)} prompts of {task.benchmark.name} failed: {why}{others}")
+
+
+def answer_items(
+    model: Decoder, task: Task, items: list[dict], options: argparse.Namespace, world: World
+) -> list[dict]:
+    """One record an item: what the model answered, or how likely it found what is given. Of a failed one, its "error"."""
+    benchmark, tokenizer, length, size = task.benchmark, task.model.tokenizer, task.model.max_length, options.batch_size
+    if benchmark.kind == "generate":
+        return generated_records(model, task, items, options, world)
+
+    def work(items: list[dict]) -> list[dict]:
+        if benchmark.kind == "choice":
+            return choice_records(model, tokenizer, items, size, length, benchmark.template)
+        if benchmark.kind == "perplexity":
+            return perplexity_records(model, tokenizer, items, size)
+        return preference_records(model, tokenizer, items, size, length, benchmark.template)
+
+    # the weights of a sharded model are gathered by all processes together, so all of them do the same
+    return work(items) if options.shard else spread(items, work, world)
+
+
+def generated_records(
+    model: Decoder, task: Task, items: list[dict], options: argparse.Namespace, world: World
+) -> list[dict]:
+    """Records of answers: "answer", the text, and "finish", why it ended: "eos", "stop" or "length"."""
+    benchmark, tokenizer = task.benchmark, task.model.tokenizer
+    records = [dict(item) for item in items]
+    prompts = {}  # place -> ids
+    for place, record in enumerate(records):
+        try:
+            (prompts[place],) = encode_prompts([record["prompt"]], tokenizer, benchmark.template)
+        except UserError as error:
+            record["error"] = str(error)
+        else:
+            if not prompts[place]:
+                record["error"] = "the tokenizer has no token for the prompt"
+                del prompts[place]
+    settings = Settings(
+        max_new_tokens=benchmark.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        seed=options.seed,
+        eos_ids=sorted(tokenizer.eos_ids),
+        stop=benchmark.stop,
+        decode=tokenizer.decode,
+        batch_size=options.batch_size,
+        context=task.model.max_length,
+    )
+    places = list(prompts)
+    keys = [f"{benchmark.name} {records[place]['id']}" for place in places]  # of its samples: not where it stands
+    for done in gather(list(stream(model, list(prompts.values()), settings, keys, world)), world):
+        record, ids = records[places[done.index]], prompts[places[done.index]]
+        if done.finish in FAILURES:
+            size = f": {len(ids)} tokens of {task.model.max_length}" if done.finish == "context" else ""
+            record["error"] = FAILURES[done.finish] + size
+        else:
+            record |= {"answer": done.text.strip(), "finish": done.finish}
+    return records
+
+
+def gather(own: list, world: World) -> list:
+    """What all processes have, in one list."""
+    if world.size == 1:
+        return own
+    shares: list[list] = [[] for _ in range(world.size)]
+    dist.all_gather_object(shares, own)
+    return [one for share in shares for one in share]
