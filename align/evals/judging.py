@@ -21,7 +21,7 @@ from align.judges.exact import EXACT_JUDGES
 from align.judges.guard import LlamaGuard
 from align.judges.refusal import RefusalJudge
 from align.judges.toxicity import ToxicityJudge
-from align.models import resolve_model
+from align.models import read_any_config, resolve_model
 from align.parallel import World
 from align.tiny.guard import Rules
 
@@ -64,6 +64,7 @@ def seat(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace
             }
             raise UserError(f"--suite {suites} is judged by {name}; give {what[name]}")
         folder = resolve_model(path)
+        read_any_config(folder)  # now: what is no model at all should not be found out after hours of answers
         dtype = compute_dtype(options.dtype, world.device)
         kind, extra = (
             (LlamaGuard, {}) if name == "guard" else (ToxicityJudge, {"label": options.toxicity_label or None})
@@ -74,7 +75,7 @@ def seat(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace
             lambda: kind(folder, dtype=dtype, device=world.device, batch_size=options.batch_size, **extra),
         )
     if ":" in name:
-        judge = load_judge(name)  # now, so that a judge which is none is known before hours of answers
+        judge = load_judge(name)
         return Seat(name, digest(name, module_text(name)), lambda: judge)
     known = ["guard", "refusal", "toxicity", *EXACT_JUDGES]
     raise UserError(f"judge {name}: there is no such judge; there are {', '.join(known)} and your own, MODULE:FUNCTION")
