@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-gpu lint figures kernels-report bench bench-gpu
+.PHONY: setup demo test test-gpu test-lm-eval lint figures kernels-report bench bench-gpu bench-generate
 
 setup: $(VENV)/ready
 
@@ -24,6 +24,11 @@ test: setup
 test-gpu: setup
 	$(BIN)/python -m pytest -q tests/test_triton_logp.py tests/test_pointwise.py
 
+# the adapter's tests, with lm-eval installed: 730 MB, so not a part of `make setup`
+test-lm-eval: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lm-eval]'
+	$(BIN)/python -m pytest -q tests/test_lm_eval.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,3 +47,7 @@ kernels-report: setup
 # time and peak memory of every log-prob implementation that runs here; liger-kernel and cut-cross-entropy where installed
 bench bench-gpu: setup
 	$(BIN)/python -m kernels.bench
+
+# tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR
+bench-generate: setup
+	$(BIN)/python -m align.generate_bench --model $(MODEL)

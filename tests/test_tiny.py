@@ -1,6 +1,8 @@
 """The tiny world: deterministic, held-out requests really held out, files that the rest can read, exact scores."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,8 @@ from align.data import read_rows
 from align.judges import is_refusal
 from align.models import load_model
 from align.tiny import evaluate as ev
-from align.tiny.build import TOKENIZER_CONFIG, world_id, write_world
-from align.tiny.world import CHORES, OWNERS, PRANKS, REFUSALS, THINGS, WRAPPERS
+from align.tiny.build import DIALOGUES, PAIRS, REQUESTS, TOKENIZER_CONFIG, world_id, write_world
+from align.tiny.world import CHORES, OWNERS, PRANKS, REFUSALS, THINGS, UNSEEN_WRAPPERS, WRAPPERS, World
 from align.tokens import encode_prompts, encode_rows, load_tokenizer
 
 
@@ -30,17 +32,13 @@ def text(row: dict) -> str:
     return " ".join(message["content"] for message in row["prompt"])
 
 
+SOMETHING = f"(?:{'|'.join(OWNERS)}) ({'|'.join(THINGS)})"
+DEEDS = {kind: re.compile(kind.format(SOMETHING)) for kind in [*CHORES, *PRANKS]}
+
+
 def deed(request: str) -> tuple[str, str] | None:
     """(kind, thing) of the chore or prank that a request names, found again from its words."""
-    return next(
-        (
-            (kind, thing)
-            for kind in [*CHORES, *PRANKS]
-            for thing in THINGS
-            if any(kind.format(f"{owner} {thing}") in request for owner in OWNERS)
-        ),
-        None,
-    )
+    return next(((kind, found[1]) for kind, pattern in DEEDS.items() if (found := pattern.search(request))), None)
 
 
 def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -54,6 +52,22 @@ def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("dialogues.jsonl", "pairs.jsonl", "eval.json", "init/model.safetensors"):
         assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "other"]  # nothing half-written is left
+
+
+def test_the_draws_that_published_numbers_hang_on_stay_what_they_are() -> None:
+    world, digest = World(0), hashlib.sha256()
+    for rows in (world.dialogues(DIALOGUES), world.pairs(PAIRS), world.requests(REQUESTS)):
+        digest.update(json.dumps([{k: v for k, v in row.items() if k != "attack"} for row in rows]).encode())
+    assert digest.hexdigest()[:16] == "3ed30bc3dcd91a46"
+
+
+def test_held_out_pairs_are_pairs_on_held_out_requests(folder: Path) -> None:
+    held_out = World(3).pranks["held-out"]
+    rows = lines(folder / "held-out-pairs.jsonl")
+    assert len(rows) == 120 and {row["category"] for row in rows} == {"plain", "adversarial"}
+    for row in rows:
+        kind, thing = deed(text(row))
+        assert (kind, thing) in held_out and is_refusal(row["chosen"]) and PRANKS[kind].trick in row["rejected"]
 
 
 def test_world_id_follows_the_seed() -> None:
@@ -76,6 +90,8 @@ def test_evaluation_is_held_out(folder: Path) -> None:
             unseen_wrappers += not any(
                 w and text(request).replace(w, "").strip()[:4] in ("How ", "What") for w in wrappers
             )
+            new = any(all(part in text(request) for part in w.text.split("{}")) for w in UNSEEN_WRAPPERS)
+            assert request["attack"] == ("new" if new else "known")
     assert len(trained) > 250 and len(sums) > 300
     assert unseen_wrappers > 20
     assert {kind: sum(r["kind"] == kind for r in requests) for kind in ("sum", "chore", "plain", "adversarial")} == {

@@ -17,7 +17,7 @@ from align.evals.run import Task, spread
 from align.evals.store import digest, folder_digest
 from align.evals.suites import Benchmark
 from align.judges.custom import load_judge
-from align.judges.exact import EXACT_JUDGES
+from align.judges.exact import EXACT_JUDGES, ExactJudge
 from align.judges.guard import LlamaGuard
 from align.judges.refusal import RefusalJudge
 from align.judges.toxicity import ToxicityJudge
@@ -53,7 +53,7 @@ def seat(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace
     if name == "rules":
         return Seat(name, source_digest("judges/refusal*.py", "tiny/*.py"), Rules)
     if name in EXACT_JUDGES:
-        return Seat(name, source_digest("judges/exact.py"), lambda: EXACT_JUDGES[name])
+        return Seat(name, source_digest("judges/exact.py"), lambda: ExactJudge(name))
     if name in ("guard", "toxicity"):
         path = getattr(options, name)
         suites = ", ".join(dict.fromkeys(b.suite for b in benchmarks if name in b.judges))

@@ -47,7 +47,9 @@ def load_items(benchmark: Benchmark, data_dir: Path, resolve: Resolve) -> list[d
     benchmark.options = check_options(benchmark.options, known, {}, where)
     file, *more = locate(data_dir, data, benchmark.get)
     if more:
-        raise UserError(f"benchmarks.{benchmark.name}.data {data} names {1 + len(more)} files; {benchmark.kind} reads one")
+        raise UserError(
+            f"benchmarks.{benchmark.name}.data {data} names {1 + len(more)} files; {benchmark.kind} reads one"
+        )
     if benchmark.kind == "perplexity":
         return [{"text": read_text(file)}]
     items, dropped = preference_items(file, benchmark.options["bad_rows"])

@@ -51,9 +51,8 @@ def find_model(path: str, max_length: int = 0) -> Candidate:
         raise UserError(f"--model {path}: this run has no model/ yet; finish it with train.py --resume")
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     check_fits(tokenizer, config.vocab_size, str(folder))
-    own = config.raw.get("max_position_embeddings") or config.raw.get("n_positions") or 2048
-    if max_length > own:
-        raise UserError(f"--max_length {max_length}: {path} was made for {own} tokens")
+    if max_length > config.context_length:
+        raise UserError(f"--max_length {max_length}: {path} was made for {config.context_length} tokens")
     name = given.parent.name if given.name == "model" else given.name
     metrics = run / "metrics.jsonl"
     return Candidate(
@@ -63,7 +62,7 @@ def find_model(path: str, max_length: int = 0) -> Candidate:
         id=folder_digest(folder),
         parameters=sum(parameter.numel() for parameter in build_model(config, "meta").parameters()),
         metrics=metrics if metrics.is_file() and (run / "model").is_dir() else None,
-        max_length=max_length or int(own),
+        max_length=max_length or config.context_length,
         tokenizer=tokenizer,
     )
 

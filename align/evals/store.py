@@ -28,7 +28,9 @@ def digest(*parts: Any) -> str:
 
 def folder_digest(folder: Path) -> str:
     """A hash of what a model folder computes: its configuration, tokenizer, template and weights."""
-    files = [f for pattern in ("*.json", "*.jinja", "*.txt", "*.safetensors") for f in folder.glob(pattern) if f.is_file()]
+    files = [
+        f for pattern in ("*.json", "*.jinja", "*.txt", "*.safetensors") for f in folder.glob(pattern) if f.is_file()
+    ]
     sums = []
     for file in sorted(files):
         with file.open("rb") as stream:

@@ -100,6 +100,11 @@ class DecoderConfig:
     rope: Rope | None
     raw: dict[str, Any] = field(repr=False)
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together that the model was made for; Falcon-7B's 2048 where the file is silent."""
+        return int(self.raw.get("max_position_embeddings") or self.raw.get("n_positions") or 2048)
+
 
 def check_common(fields: Fields, architectures: tuple[str, ...]) -> None:
     """Refuse what no decoder here can be: another head than the language model's, quantised weights."""

@@ -51,7 +51,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention of q (B, H, T, d) over k, v (B, kv_heads, S, d), causal if no mask is given -> (B, T, H d)."""
     if mask is not None and mask.is_floating_point():
         mask = mask.to(q.dtype)
-    grouped = k.shape[1] != q.shape[1]
+    groups = k.shape[1]
+    grouped = groups != q.shape[1]
+    if grouped and q.shape[2] == 1 and mask is not None and mask.ndim == 4:
+        # one token of every row: the queries of a key/value head become its rows, so that its keys are read once
+        q = q.view(len(q), groups, -1, q.shape[-1])  # (B, kv_heads, H / kv_heads, d)
+        mask = mask if mask.shape[1] == 1 else mask.view(*q.shape[:3], -1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1)[:, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(2)
 
@@ -59,43 +65,72 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 class KVCache:
     """Keys and values of the tokens read so far, so that generation computes each once.
 
-    The rows of a batch are right-padded. The first call of the model with a cache reads the prompts; the cache then
-    holds `lengths` (B,) real tokens in each row, and padding beyond. Every later call appends its columns to each row
-    at that row's own length, over the padding, and moves lengths on. capacity: columns at most.
+    `rows` rows of `capacity` columns for every layer, allocated once. The rows in use are the first len(lengths); row b
+    holds lengths[b] tokens from column 0 on, and behind them what is left over, masked until it is written over. A call
+    of the model reads prompts, right-padded, into the rows behind those in use if it is the first or follows `enter`;
+    any other appends its columns to all rows in use, each at its own length.
+
+    lengths: (B,) of the prompts that enter first. rows: B if not given.
     """
 
-    def __init__(self, lengths: Tensor, capacity: int):
-        self.lengths, self.capacity = lengths, capacity
-        self.columns = 0  # columns in use: the longest row
-        self.positions: Tensor | None = None  # of the tokens being read
-        self.keys: list[Tensor] = []  # one (B, kv_heads, capacity, d) per layer
+    def __init__(self, lengths: Tensor, capacity: int, rows: int | None = None):
+        self.rows, self.capacity = len(lengths) if rows is None else rows, capacity
+        self.lengths = torch.empty(0, dtype=torch.long)  # on the CPU: nobody waits for a GPU to know where things are
+        self.prefix = 0  # columns that all prompts have in common (`share`)
+        self.columns = 0  # what the tokens being read may look at
+        self.keys: list[Tensor] = []  # one (rows, kv_heads, capacity, d) per layer: no head is ever repeated
         self.values: list[Tensor] = []
+        self.enter(lengths)
 
-    def start(self, columns: int) -> Tensor | None:
-        """Before the layers of a call that reads this many columns: their positions (B, 1, T), None for the prompts."""
-        if self.columns:
-            self.positions = self.lengths[:, None, None] + torch.arange(columns, device=self.lengths.device)
-            self.lengths = self.lengths + columns
-        self.columns += columns
-        return self.positions
+    def enter(self, lengths: Tensor) -> None:
+        """The next call reads prompts of these lengths (B,), the common prefix not counted."""
+        self.entering = lengths.cpu()
+
+    def share(self) -> None:
+        """Make what the one row in use holds the prefix of every row, and free it. Prompts go on from there."""
+        self.prefix, self.lengths = int(self.lengths), self.lengths[:0]
+        for store in (*self.keys, *self.values):
+            store[1:, :, : self.prefix] = store[:1, :, : self.prefix]
+
+    def start(self, columns: int, device: torch.device) -> Tensor:
+        """Before the layers of a call that reads this many columns: their positions, (T,) of prompts, else (B, 1, T)."""
+        used, here = len(self.lengths), torch.arange(columns)
+        if len(self.entering):
+            self.lengths, self.columns = torch.cat((self.lengths, self.prefix + self.entering)), self.prefix + columns
+            self.entering = self.entering[:0]
+            self.read = slice(used, len(self.lengths))
+            self.write = (self.read, slice(self.prefix, self.columns))
+            return (self.prefix + here).to(device)
+        positions = (self.lengths[:, None] + here).to(device)  # (B, T)
+        self.lengths = self.lengths + columns
+        self.columns = int(self.lengths.max())
+        self.read, self.write = slice(used), (torch.arange(used, device=device)[:, None], positions)
+        return positions[:, None]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (B, kv_heads, T, d); return what the new tokens may look at, (B, kv_heads, S, d)."""
-        if self.positions is None:
-            for store, new in ((self.keys, k), (self.values, v)):
-                # zeros, not empty: a short row's unwritten columns are masked, but 0 * NaN would still be NaN
-                store.append(new.new_zeros(*new.shape[:2], self.capacity, new.shape[3]))
-                store[layer][:, :, : new.shape[2]] = new
-            return k, v
-        rows = torch.arange(len(k), device=k.device)[:, None]
-        for store, new in ((self.keys, k), (self.values, v)):
-            store[layer][rows, :, self.positions[:, 0]] = new.transpose(1, 2)
-        return self.keys[layer][:, :, : self.columns], self.values[layer][:, :, : self.columns]
+        if layer == len(self.keys):
+            for stores, new in ((self.keys, k), (self.values, v)):
+                # zeros, not empty: unwritten columns are masked, but 0 * NaN would still be NaN
+                stores.append(new.new_zeros(self.rows, new.shape[1], self.capacity, new.shape[3]))
+        stores = self.keys[layer], self.values[layer]
+        for store, new in zip(stores, (k, v), strict=True):
+            store.transpose(1, 2)[self.write] = new.transpose(1, 2)  # (B, T, kv_heads, d)
+        return tuple(store[self.read, :, : self.columns] for store in stores)
 
-    def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these."""
-        self.lengths = self.lengths[rows]
-        self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
+    def drop(self, row: int, spoilt: bool = False) -> None:
+        """Free a row in use. The last one takes its place, so that those in use stay together.
+
+        spoilt: it holds numbers that are not finite, which would reach the next prompt in spite of its mask.
+        """
+        last = len(self.lengths) - 1
+        length = int(self.lengths[last])
+        for store in (*self.keys, *self.values):
+            if spoilt:
+                store[row, :, self.prefix :] = 0
+            if row < last:
+                store[row, :, self.prefix : length] = store[last, :, self.prefix : length]
+        self.lengths = torch.cat((self.lengths[:row], self.lengths[last:], self.lengths[row + 1 : last]))[:last]
 
 
 class LogProbHead(nn.Linear):
@@ -217,12 +252,12 @@ class Decoder(nn.Module):
     def locate(self, ids: Tensor, cache: KVCache | None) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
         """The rotary tables and the attention mask of one forward: computed here, so that the model has no buffers."""
         config, columns, device = self.config, ids.shape[1], ids.device
-        appended = cache.start(columns) if cache is not None else None  # (B, 1, T) or None
-        positions = torch.arange(columns, device=device) if appended is None else appended
+        positions = torch.arange(columns, device=device) if cache is None else cache.start(columns, device)
+        seen = columns if cache is None else cache.columns
         cos_sin = rotary(config.rope, config.head_dim, positions) if config.rope else None
-        if config.rope and appended is None:
+        if config.rope and seen == columns:
             return cos_sin, None
-        key_positions = torch.arange(columns if appended is None else cache.columns, device=device)  # (S,)
+        key_positions = torch.arange(seen, device=device)  # (S,)
         mask = key_positions <= positions[..., None]  # (T, S) or (B, 1, T, S)
         if config.rope is None:
             # rounded to bfloat16 before the division by sqrt(d), at any dtype: so Falcon-RW is published and read

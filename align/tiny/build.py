@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -76,10 +76,11 @@ def world_id(seed: int = 0) -> str:
 def write_world(folder: str | Path, seed: int = 0) -> None:
     """Write the world of a seed, the same bytes each time. The folder appears, or replaces the last one, once complete.
 
-    init/            an untrained tiny Falcon with its tokenizer, an ordinary Hugging Face folder
-    dialogues.jsonl  {"prompt", "completion"}: what the base model is trained on
-    pairs.jsonl      {"prompt", "chosen", "rejected", "category"}: safety preferences
-    eval.json        held-out requests, as World.requests gives them
+    init/                 an untrained tiny Falcon with its tokenizer, an ordinary Hugging Face folder
+    dialogues.jsonl       {"prompt", "completion"}: what the base model is trained on
+    pairs.jsonl           {"prompt", "chosen", "rejected", "category"}: safety preferences
+    eval.json             held-out requests, as World.requests gives them
+    held-out-pairs.jsonl  preferences on held-out requests
     """
     folder, world = Path(folder), World(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,8 @@ def write_world(folder: str | Path, seed: int = 0) -> None:
         write_lines(new / "dialogues.jsonl", dialogues)
         write_lines(new / "pairs.jsonl", world.pairs(PAIRS))
         write_json(new / "eval.json", list(world.requests(REQUESTS)))
+        # what is drawn last changes nothing of the above
+        write_lines(new / "held-out-pairs.jsonl", world.pairs(REQUESTS, "held-out"))
         write_model(new / "init", dialogues, seed)
         if folder.exists():
             folder.rename(Path(scratch) / "old")
@@ -111,7 +114,7 @@ def write_model(folder: Path, dialogues: Iterable[dict], seed: int) -> None:
     write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
 
 
-def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], special_tokens: Sequence[str] = (END, PAD)) -> Tokenizer:
     """Byte-level BPE. Each digit is a token, the first with its space, so that tens and units look different."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -123,7 +126,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
-        special_tokens=[END, PAD],
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -1,9 +1,14 @@
 """The paths that begin with `tiny:`: parts of the make-believe world, made under runs/ the first time they are asked for.
 
-tiny:init        an untrained Falcon
-tiny:dialogues   what it learns
-tiny:base        that Falcon after train.py's own sft on those dialogues
-tiny:pairs       safety preferences to align it with
+tiny:init            an untrained Falcon
+tiny:dialogues       what it learns
+tiny:base            that Falcon after train.py's own sft on those dialogues; its run is also to be found as runs/tiny-base
+tiny:pairs           safety preferences to align it with
+tiny:held-out-pairs  the same on held-out requests
+tiny:requests        held-out requests to evaluate it on
+tiny:guard-init      an untrained Llama
+tiny:judgements      which answers are safe, in Llama Guard's format
+tiny:guard           that Llama after sft on those judgements
 """
 
 import hashlib
@@ -15,44 +20,93 @@ from align.config import ROOT, Config, load_config
 from align.parallel import World
 from align.tiny.build import world_id, write_world
 from align.tiny.evaluate import answer_requests, samples, scores, table
+from align.tiny.guard import guard_id, write_guard
 
 Train = Callable[[Config, World], Path | None]
 BASE_CONFIG = ROOT / "configs" / "tiny-base.toml"
+GUARD_CONFIG = ROOT / "configs" / "tiny-guard.toml"
+# where they are in world_folder() and in guard_folder()
+PARTS = {
+    "tiny:init": "init",
+    "tiny:dialogues": "dialogues.jsonl",
+    "tiny:base": "base/model",
+    "tiny:pairs": "pairs.jsonl",
+    "tiny:held-out-pairs": "held-out-pairs.jsonl",
+    "tiny:requests": "eval.json",
+}
+GUARD_PARTS = {
+    "tiny:guard-init": "init",
+    "tiny:judgements": "judgements.jsonl",
+    "tiny:guard": "guard/model",
+}
 
 
 def world_folder() -> Path:
     """Named after all that makes the world and its base model, so that a change of either is never met by an old cache."""
-    name = hashlib.sha256(world_id().encode() + BASE_CONFIG.read_bytes()).hexdigest()[:12]
-    return Path("runs") / f"tiny-{name}"
+    return _folder("tiny", world_id(), BASE_CONFIG)
+
+
+def guard_folder() -> Path:
+    """Named after all that makes the guard."""
+    return _folder("tiny-guard", guard_id(), GUARD_CONFIG)
+
+
+def _folder(name: str, made_of: str, config: Path) -> Path:
+    digest = hashlib.sha256(made_of.encode() + config.read_bytes()).hexdigest()
+    return Path("runs") / f"{name}-{digest[:12]}"
 
 
 def resolve_tiny(config: Config, world: World, train: Train) -> bool:
     """Replace `tiny:` paths in a configuration by real ones, building what is missing. True if the model is tiny:base."""
-    if not any(path.startswith("tiny:") for path in (config.model.path, config.data.path)):
-        return False
-    folder = world_folder()
-    if world.main and not (folder / "eval.json").exists():
-        write_world(folder)
-    world.barrier()
-    base = folder / "base"
     aligns_base = config.model.path == "tiny:base"
-    base_is_missing = not (base / "model").exists()
-    if aligns_base and base_is_missing and not config.plan:
-        if world.main:
-            print(f"the base model is trained once, into {base}", flush=True)
-        base_config = load_config(["--config", str(BASE_CONFIG), "--output", str(base)])
-        base_config.resume = True  # an interrupted training goes on
-        resolve_tiny(base_config, world, train)
-        train(base_config, world)
-    paths = {
-        "tiny:init": folder / "init",
-        "tiny:dialogues": folder / "dialogues.jsonl",
-        "tiny:base": folder / "init" if config.plan and base_is_missing else base / "model",  # a plan trains nothing
-        "tiny:pairs": folder / "pairs.jsonl",
-    }
-    config.model.path = str(paths.get(config.model.path, config.model.path))
-    config.data.path = str(paths.get(config.data.path, config.data.path))
+    for section in (config.model, config.data):
+        section.path = resolve_path(section.path, world, train, plan=config.plan)
     return aligns_base
+
+
+def resolve_path(path: str, world: World, train: Train, plan: bool = False) -> str:
+    """The real path that stands for a `tiny:` one, what is missing of it written and trained first; others as they are.
+
+    Every rank must call it. With plan nothing is trained: an untrained model stands for one that does not exist yet.
+    """
+    if path in PARTS:
+        folder, write = world_folder(), write_world
+    elif path in GUARD_PARTS:
+        folder, write = guard_folder(), write_guard
+    else:
+        return path
+    if world.main and not folder.exists():
+        write(folder)
+    world.barrier()
+    part = folder / (PARTS | GUARD_PARTS)[path]
+    if path == "tiny:base":
+        _train_once(part.parent, BASE_CONFIG, "the base model", world, train, plan)
+        if world.main and part.exists():
+            _link(Path("runs") / "tiny-base", part.parent)
+    if path == "tiny:guard":
+        _train_once(part.parent, GUARD_CONFIG, "the guard", world, train, plan)
+    return str(part if part.exists() else folder / "init")
+
+
+def _train_once(output: Path, config_file: Path, what: str, world: World, train: Train, plan: bool) -> None:
+    if plan or (output / "model").exists():
+        return
+    if world.main:
+        print(f"{what} is trained once, into {output}", flush=True)
+    config = load_config(["--config", str(config_file), "--output", str(output)])
+    config.resume = True  # an interrupted training goes on
+    resolve_tiny(config, world, train)
+    train(config, world)
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make link, beside target's parent, a name for it, unless something real bears that name."""
+    if link.exists() and not link.is_symlink():
+        return
+    new = link.with_name(f".{link.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target.relative_to(link.parent))
+    new.replace(link)
 
 
 def report_tiny(base: Path, aligned: Path, output: Path) -> str:

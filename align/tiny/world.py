@@ -168,10 +168,10 @@ class World:
                     completion = self.rng.choice(REFUSALS)
             yield {"prompt": prompt, "completion": completion}
 
-    def pairs(self, count: int) -> Iterator[dict]:
+    def pairs(self, count: int, split: str = "train") -> Iterator[dict]:
         """Safety preferences: {"prompt", "chosen": a refusal, "rejected": a careless answer, "category"}."""
         for i in range(count):
-            deed = self._deed(self.pranks["train"])
+            deed = self._deed(self.pranks[split])
             wrapper = self.rng.choice(WRAPPERS) if i % 2 else PLAIN
             yield {
                 "prompt": self._ask(deed, wrapper),
@@ -181,14 +181,19 @@ class World:
             }
 
     def requests(self, count: int) -> Iterator[dict]:
-        """`count` held-out requests of each kind: {"kind", "prompt", "expected": what an answer would say}."""
+        """`count` held-out requests of each kind: {"kind", "prompt", "expected": what an answer would say}.
+
+        Adversarial ones have "attack": "known" for wrappers that occur in training, "new" for the others.
+        """
         for i in range(count):
             chore, plain, adversarial = (
                 self._deed(deeds["held-out"]) for deeds in (self.chores, self.pranks, self.pranks)
             )
-            wrapper = self.rng.choice(UNSEEN_WRAPPERS if i % 2 else WRAPPERS)
+            attack, wrappers = ("new", UNSEEN_WRAPPERS) if i % 2 else ("known", WRAPPERS)
+            wrapper = self.rng.choice(wrappers)
             prompt, total = self._ask_sum("held-out")
             yield {"kind": "sum", "prompt": prompt, "expected": total}
             yield {"kind": "chore", "prompt": self._ask(chore), "expected": f"{chore}, use {chore.means}"}
             yield {"kind": "plain", "prompt": self._ask(plain), "expected": plain.means}
-            yield {"kind": "adversarial", "prompt": self._ask(adversarial, wrapper), "expected": adversarial.means}
+            asked = self._ask(adversarial, wrapper)
+            yield {"kind": "adversarial", "prompt": asked, "expected": adversarial.means, "attack": attack}
