@@ -24,7 +24,7 @@ from align.sampling import choose
 
 FINISHES = ("eos", "stop", "length", "context", "nan")
 FAILURES = {"context": "the prompt fills the model's context", "nan": "the model's scores are not finite numbers"}
-READ_TOKENS = 1024  # that one forward reads, padding included: more are hardly faster each, and need more padding
+READ_TOKENS = 512  # that one forward reads, padding included: more are hardly faster each, and need more padding
 SHARED_TOKENS = 256  # saved by reading the prompts' common prefix once: fewer are not worth a forward of its own
 PACKED_PROMPTS = 8  # for which packing the weights pays, which takes as long as a few forwards
 
