@@ -1,4 +1,4 @@
-"""Generation with a key/value cache: many prompts at once, and no answer depends on which others there are.
+"""Generation with a key/value cache: many prompts at once, and no answer depends on the others beside it.
 
 Each forward of the model does one of two things: it reads some prompts into free rows of the cache, or it writes one
 token of every row in use. A row whose answer ends is free for the next prompt, so that a short answer does not wait for
@@ -185,10 +185,12 @@ def stream(
 ) -> Iterator[Finished]:
     """Each prompt as it finishes.
 
-    The seed and a prompt's key decide its samples, on any device and in any company; its place in `prompts` is its key
-    unless keys are given, so that a part of an evaluation draws what the whole would. With world every rank answers its
-    share of the prompts. The ranks of a sharded model must then take all that their streams have, for they wait for
-    each other; without world they must give the same prompts.
+    The seed and a prompt's key decide its samples, in any company and on any device; its place in `prompts` is its key
+    unless keys are given, so that a part of an evaluation draws what the whole would. Only the rounding of the scores
+    can differ with the shape of a batch, and so a token where two are as likely to within it.
+
+    With world every rank answers its share of the prompts. The ranks of a sharded model must then take all that their
+    streams have, for they wait for each other; without world they must give the same prompts.
     Raises ValueError for an empty prompt and for an id that the model does not have.
     """
     rows = make_rows(model, prompts, settings, range(len(prompts)) if keys is None else keys)

@@ -113,8 +113,10 @@ def measure(contenders: dict[str, Contender], ends: Sequence[int], args: argpars
     return best
 
 
-def bench(contenders: dict[str, Contender], model: Decoder, prompts: Prompts, ends: list[int], args) -> bool:
-    """Print the table; False if the tokens of a contender are not the first one's, which ends it."""
+def bench(
+    contenders: dict[str, Contender], model: Decoder, prompts: Prompts, ends: list[int], args: argparse.Namespace
+) -> bool:
+    """Print the table, as far as every contender has the tokens of the first; whether that is all of it."""
     first = next(iter(contenders))
     for case, ending in ((f"{args.new} new tokens each", ()), (f"up to the end token, {args.new} at most", ends)):
         answers = {name: run(ending) for name, run in contenders.items()}
@@ -123,6 +125,7 @@ def bench(contenders: dict[str, Contender], model: Decoder, prompts: Prompts, en
             print(f"{case}: {name} and {first} agree in {len(prompts) - differ} of {len(prompts)} answers", end="")
             print(f", and part at a tie in {ties}" if ties else "")
             if differ > ties:
+                print(f"{differ - ties} answers differ by more than rounding: nothing is timed")
                 return False
         tokens = {name: sum(map(len, new)) for name, new in answers.items()}
         for name, seconds in measure(contenders, ending, args).items():
