@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from align.config import SECTIONS, Config
+from align.evals.suites import suite_names
+from align.judges.exact import EXACT_JUDGES
 from align.losses import LOSSES, loss_classes, loss_parameters
 from align.losses.pages import IN_ONE_LINE, MAP, PAGES, page, with_methods
 
@@ -131,3 +133,9 @@ def test_losses_and_flags_exist(path):
     keys |= {"loss.weights"}
     for flag in re.findall(r"--([a-z_]+\.[a-z_0-9.]*[a-z_0-9])", text):
         assert flag in keys, flag
+
+
+def test_evaluation_names_every_suite_and_judge():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in [*suite_names(), *EXACT_JUDGES, "guard", "refusal", "toxicity", "rules"]:
+        assert f"`{name}`" in page, name
