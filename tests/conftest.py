@@ -1,5 +1,6 @@
 """What several test modules need: a small preference file, a model folder with a tokenizer, runs on several processes."""
 
+import gzip
 import json
 import os
 import socket
@@ -33,6 +34,20 @@ def pairs_file(tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file below tmp_path, rows as JSON lines, and return tmp_path."""
+
+    def write(name, *rows):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return tmp_path
+
+    return write
 
 
 def read_metrics(output):
