@@ -65,7 +65,7 @@ def train(config: Config, world: World) -> Path | None:
             print(describe_plan(config, source, data, loss.needs_reference))
         return None
     reference = build_reference(config, source, data, loss.tokens) if loss.needs_reference else None
-    dtype = compute_dtype(config.parallel, world.device)
+    dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
     optimizer = build_optimizer(model, config.optim)

@@ -6,7 +6,6 @@ for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` i
 `dpo.beta` that of dpo.
 """
 
-import difflib
 import json
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from align.errors import UserError
+from align.errors import UserError, nearest
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
 from align.toml import read_toml
@@ -134,11 +133,6 @@ SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
 SWITCHES = ("resume", "plan")
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _convert(value: Any, kind: type, where: str) -> Any:
     """A TOML value or the text of a flag, as `kind`; UserError names the key."""
     if kind is list:  # of numbers: a TOML array, or 1,0.5 on the command line
@@ -175,11 +169,13 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
         return
     if name not in known:
         keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
-        raise UserError(f"{where} is not a configuration key{_nearest(dotted, keys)}")
+        raise UserError(f"{where} is not a configuration key{nearest(dotted, keys, cutoff=0.0)}")
     choices = known[name].metadata["choices"]
     value = _convert(value, known[name].type, where)
     if choices and value not in choices:
-        raise UserError(f"{where} cannot be {value!r}{_nearest(value, list(choices))} There are: {', '.join(choices)}")
+        raise UserError(
+            f"{where} cannot be {value!r}{nearest(value, choices, cutoff=0.0)} There are: {', '.join(choices)}"
+        )
     setattr(section, name, value)
 
 
@@ -203,7 +199,7 @@ def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
         for name, value in sorted(table.items(), key=lambda item: isinstance(item[1], dict)):
             if section == "loss" and isinstance(value, dict):
                 if name not in LOSSES:
-                    raise UserError(f"{path}: [loss.{name}] is not a loss{_nearest(name, list(LOSSES))}")
+                    raise UserError(f"{path}: [loss.{name}] is not a loss{nearest(name, LOSSES, cutoff=0.0)}")
                 for parameter, v in value.items():
                     if parameter not in loss_parameters(name):
                         raise UserError(f"{path}: loss.{name}.{parameter} is not a parameter of {name}")

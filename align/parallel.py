@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
-from align.config import ParallelSection
 from align.models import build_model, load_weights, read_config
 
 
@@ -95,10 +94,11 @@ def distributed(meeting: Rendezvous | None = None) -> Iterator[World]:
     dist.destroy_process_group()
 
 
-def compute_dtype(parallel: ParallelSection, device: torch.device) -> torch.dtype:
-    if parallel.dtype == "auto":
+def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """What a dtype's name in a configuration or flag means on a device; auto: bfloat16 on GPUs, else float32."""
+    if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, parallel.dtype)
+    return getattr(torch, dtype)
 
 
 def shard(model: nn.Module, dtype: torch.dtype, activation_checkpointing: bool = False) -> nn.Module:

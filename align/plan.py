@@ -15,7 +15,7 @@ def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: 
     model = build_model(read_config(source), "meta")
     n = sum(p.numel() for p in model.parameters())
     train, world = config.train, data.world
-    dtype = compute_dtype(config.parallel, world.device)
+    dtype = compute_dtype(config.parallel.dtype, world.device)
     # what FSDP gathers at once: the largest group whole, in the dtype of compute
     groups = [sum(p.numel() for p in block.parameters()) for block in model.blocks] + [model.lm_head.weight.numel()]
     gib = 2**30

@@ -86,7 +86,7 @@ Reference = CachedReference | LiveReference
 
 def build_reference(config: Config, model_folder: Path, data: Dataset, tokens: Sequence[str]) -> Reference:
     """The reference of a run, by --reference.mode. tokens: the token-level inputs of its loss."""
-    world, dtype = data.world, compute_dtype(config.parallel, data.world.device)
+    world, dtype = data.world, compute_dtype(config.parallel.dtype, data.world.device)
     moving = config.reference.mode == "moving"
 
     def load() -> nn.Module:

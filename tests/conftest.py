@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch.multiprocessing
 
+from align.errors import UserError
+
 # read when triton is first imported: without a GPU its kernels run in the interpreter
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -48,6 +50,14 @@ def write(tmp_path):
         return tmp_path
 
     return write
+
+
+def refuse(function, *args, **kwargs):
+    """The one line of the UserError that a call must raise."""
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def read_metrics(output):

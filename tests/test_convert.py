@@ -8,10 +8,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from conftest import refuse
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from align.errors import UserError
 from align.models import (
     FalconConfig,
     build_model,
@@ -56,13 +56,6 @@ def parameters(model):
 def same(a, b):
     a, b = parameters(a), parameters(b)
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
-
-
-def refuse(function, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        function(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @each_variant

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, refuse
 from safetensors.torch import load_file, save_file
 
-from align.errors import UserError
 from align.models import BertConfig, RobertaConfig, load_model, read_any_config, read_config
 
 KINDS = ["bert_classifier", "roberta_classifier"]
@@ -46,13 +45,6 @@ def copy(tmp_path):
         return folder
 
     return make
-
-
-def refuse(function, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        function(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @each_kind

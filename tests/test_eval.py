@@ -264,6 +264,11 @@ def test_a_model_that_emits_nan_is_named(refused, place):
     assert "other: all 70 prompts of ask failed: the model's scores are not finite numbers" in said
 
 
+def test_a_judge_without_a_file_is_asked_like_any_other(refused, place):
+    (place / "judged.toml").write_text(SUITE.replace('["refusal", "my_judges:vowels"]', '["math:floor"]'))
+    assert "judge math:floor failed on" in refused("--model", "base", "--suite", "judged.toml", "--limit", "1")
+
+
 def test_chat_goes_through_eval(place):
     process = start(
         "--chat",

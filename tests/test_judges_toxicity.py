@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, MODEL
+from conftest import GOLDEN, MODEL, refuse
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from align.errors import UserError
 from align.judges.toxicity import ToxicityJudge, find_label
 from align.models import BertConfig, load_model
 
@@ -82,13 +81,6 @@ def by_hand(path, text):
 
 def judged(judge, *answers):
     return judge([{"id": str(i), "prompt": "Say it.", "answer": answer} for i, answer in enumerate(answers)])
-
-
-def refuse(function, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        function(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @each_kind

@@ -104,9 +104,9 @@ def test_bfloat16_compute_keeps_float32_parameters():
 def test_compute_dtype_follows_the_device():
     from align.config import ParallelSection
 
-    assert compute_dtype(ParallelSection(), torch.device("cpu")) == torch.float32
-    assert compute_dtype(ParallelSection(), torch.device("cuda")) == torch.bfloat16
-    assert compute_dtype(ParallelSection(dtype="float32"), torch.device("cuda")) == torch.float32
+    assert compute_dtype(ParallelSection().dtype, torch.device("cpu")) == torch.float32
+    assert compute_dtype(ParallelSection().dtype, torch.device("cuda")) == torch.bfloat16
+    assert compute_dtype(ParallelSection(dtype="float32").dtype, torch.device("cuda")) == torch.float32
 
 
 @pytest.mark.slow

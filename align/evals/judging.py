@@ -5,14 +5,13 @@ A judge is an object with a name, called with records and giving one verdict a r
 
 import argparse
 import hashlib
-import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from align.config import ROOT
 from align.errors import UserError
-from align.evals.models import compute_dtype
 from align.evals.run import Task, spread
 from align.evals.store import digest, folder_digest
 from align.evals.suites import Benchmark
@@ -22,7 +21,7 @@ from align.judges.guard import LlamaGuard
 from align.judges.refusal import RefusalJudge
 from align.judges.toxicity import ToxicityJudge
 from align.models import read_any_config, resolve_model
-from align.parallel import World
+from align.parallel import World, compute_dtype
 from align.tiny.guard import Rules
 
 Judge = Callable[[list[dict]], list[dict]]
@@ -76,7 +75,7 @@ def seat(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace
         )
     if ":" in name:
         judge = load_judge(name)
-        return Seat(name, digest(name, module_text(name)), lambda: judge)
+        return Seat(name, digest(name, module_digest(name)), lambda: judge)
     known = ["guard", "refusal", "toxicity", *EXACT_JUDGES]
     raise UserError(f"judge {name}: there is no such judge; there are {', '.join(known)} and your own, MODULE:FUNCTION")
 
@@ -87,9 +86,10 @@ def source_digest(*patterns: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def module_text(name: str) -> str:
-    found = importlib.util.find_spec(name.partition(":")[0])
-    return Path(found.origin).read_text() if found and found.origin else ""
+def module_digest(name: str) -> str:
+    """A hash of the module of module:function; of one that has no file, such as a built-in, the hash of nothing."""
+    file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
 def judge_records(judge: Judge, records: list[dict], world: World) -> list[dict]:

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from align.errors import UserError
-from align.evals.models import compute_dtype
 from align.generate import FAILURES, Settings, stream
 from align.models import load_model, resolve_model
+from align.parallel import compute_dtype
 from align.tokens import check_fits, load_tokenizer
 
 try:

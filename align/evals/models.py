@@ -5,12 +5,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from align.errors import UserError
 from align.evals.store import folder_digest
 from align.models import Decoder, build_model, load_model, read_config, resolve_model
-from align.parallel import World, load_sharded
+from align.parallel import World, compute_dtype, load_sharded
 from align.tokens import Tokenizer, check_fits, load_tokenizer
 
 
@@ -75,9 +73,3 @@ def load_candidate(candidate: Candidate, options: argparse.Namespace, world: Wor
     else:
         model = load_model(candidate.folder, dtype, world.device)
     return model.requires_grad_(False).eval()
-
-
-def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, dtype)

@@ -21,14 +21,13 @@ and of a summary: [summary.NAME] with title, axis and mean_of = ["benchmark", "b
 `guard` that judges it where the command line names none.
 """
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from align.config import ROOT
-from align.errors import UserError
+from align.errors import UserError, nearest
 from align.toml import read_toml
 
 SUITES = ROOT / "configs" / "eval"
@@ -163,8 +162,3 @@ def check_summary(summary: Summary, benchmarks: Iterable[str], where: str) -> No
     for entry in summary.mean_of:
         if (name := entry.partition(".")[0]) not in benchmarks:
             raise UserError(f"{where}.mean_of: {name} is not a benchmark of this suite{nearest(name, benchmarks)}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
