@@ -25,7 +25,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from kernels.reference import accumulation_dtype
 
 BUDGET = 8 * 2**20  # bytes of a tile; larger ones fall out of the cache, smaller ones make too many small products
-LOG2_E = 1 / math.log(2)
+LOG2_E = math.log2(math.e)
 
 
 def tile_columns(n: int, dtype: torch.dtype, budget: int = BUDGET) -> int:
@@ -52,9 +52,9 @@ class ChunkedLogp(torch.autograd.Function):
         d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if keep else None
         places, _ = lay_out(hidden, weight, d_weight, columns)
         tile = hidden.new_empty(len(hidden), columns, dtype=dtype)  # (N, C)
+        own_places = own_targets(targets, columns, len(places))
         maxima = []
-        own_of_tiles = own_targets(targets, columns, len(places))
-        for w, place, own in zip(weight.split(columns), places, own_of_tiles, strict=True):
+        for w, place, own in zip(weight.split(columns), places, own_places, strict=True):
             z = logits(hidden, w, place, tile)  # (N, C)
             z[own] = -torch.inf
             before, m = m, torch.maximum(m, z.amax(dim=1))
@@ -72,7 +72,7 @@ class ChunkedLogp(torch.autograd.Function):
         if others is not None:
             others.mul_(torch.exp(m - lse)[:, None])  # Σ_{v≠y} p_v W_v
         ctx.save_for_backward(hidden, weight, targets, lse, torch.sigmoid(-margin), others, torch.stack(maxima))
-        ctx.columns, ctx.d_weight = columns, d_weight
+        ctx.columns, ctx.own_places, ctx.d_weight = columns, own_places, d_weight
         return logp
 
     @staticmethod
@@ -84,8 +84,8 @@ class ChunkedLogp(torch.autograd.Function):
         at_target = grad * not_p  # (N,) dL/dz_y
         d_hidden, d_weight = None, None
         if others is not None:
-            d_hidden = at_target[:, None] * weight[targets].to(dtype) - others * grad[:, None]  # (N, D)
-            d_hidden = d_hidden.to(hidden.dtype)
+            d_hidden = at_target[:, None] * weight[targets].to(dtype)  # (N, D)
+            d_hidden = d_hidden.addcmul_(others, grad[:, None], value=-1).to(hidden.dtype)
         if ctx.needs_input_grad[1]:
             # the buffer is given away below, so a second backward through the same graph recomputes every tile
             d_weight, ctx.d_weight = ctx.d_weight, None
@@ -93,8 +93,7 @@ class ChunkedLogp(torch.autograd.Function):
             if d_weight is None:
                 d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
             tile = hidden.new_empty(len(hidden), columns, dtype=dtype)  # (N, C)
-            own_of_tiles = own_targets(targets, columns, len(places))
-            tiles = zip(weight.split(columns), d_weight.split(columns), maxima, places, own_of_tiles, strict=True)
+            tiles = zip(weight.split(columns), d_weight.split(columns), maxima, places, ctx.own_places, strict=True)
             for i, (w, d_w, m, place, own) in enumerate(tiles):
                 if i >= kept:
                     place.copy_(exp_(logits(hidden, w, place, tile).sub_(m[:, None])))
@@ -105,7 +104,7 @@ class ChunkedLogp(torch.autograd.Function):
 
 
 def exp_(x: Tensor) -> Tensor:
-    """exp in place. PyTorch's exp2 takes a third of the time of its exp, which asks MKL, on the CPUs we have seen."""
+    """exp in place. PyTorch's exp2 took a third of the time of its exp, which asks MKL, on the CPU of docs/kernels.md."""
     return x.mul_(LOG2_E).exp2_()
 
 
@@ -119,7 +118,7 @@ def logits(hidden: Tensor, w: Tensor, place: Tensor, tile: Tensor) -> Tensor:
 
 
 def own_targets(targets: Tensor, columns: int, tiles: int) -> list[tuple[Tensor, Tensor]]:
-    """For every tile the rows and columns in it of the tokens' own targets. targets: (N,)."""
+    """For every tile the tokens whose target is in it, and the target's column there. targets: (N,)."""
     tile = targets // columns
     rows = torch.argsort(tile, stable=True)
     counts = torch.bincount(tile, minlength=tiles).tolist()
