@@ -4,8 +4,10 @@
 
 `reference` is the definition, written to be read, and the truth that the others are tested against; `chunked` and `triton`
 compute the same numbers and gradients without ever holding the (N, V) logits, in PyTorch and in kernels for a GPU.
+`compiled` is chunked with torch.compile between its matrix products, and falls back to it where there is no compiler.
 """
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor
@@ -23,6 +25,7 @@ def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "reference": reference_logp,
     "chunked": chunked_logp,
+    "compiled": functools.partial(chunked_logp, compiled=True),
     "triton": _triton_logp,
 }
 

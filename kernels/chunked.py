@@ -12,25 +12,26 @@ gradient g of each token,
     dW_v      = Σ_n g_n (1[v = y_n] - p_nv) hidden_n             g is inside the sum, so this must wait for backward
 
 For dW, backward needs every p again. The matrix product that makes them is a quarter of all the work, so they wait, as
-exp(z - m), in memory that is needed anyway: that of dW itself, which backward fills behind its reading.
+exp(z - m), in memory that is needed anyway: that of dW itself, which backward fills behind its reading. A token's factor
+-g exp(m - lse), which makes them -g p, goes to its hidden state, D numbers instead of a tile's C; the rows of targets get
+their g (1 - p_y) hidden afterwards.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from kernels.online_softmax import Absorb, absorb, compiled_absorb
 from kernels.reference import accumulation_dtype
 
 BUDGET = 8 * 2**20  # bytes of a tile; larger ones fall out of the cache, smaller ones make too many small products
-LOG2_E = math.log2(math.e)
 
 
-def tile_columns(n: int, dtype: torch.dtype, budget: int = BUDGET) -> int:
-    """Columns C of an (n, C) tile that is held in the accumulation dtype of `dtype` and fills `budget` bytes."""
-    return max(1, budget // (max(1, n) * accumulation_dtype(dtype).itemsize))
+def tile_columns(n: int, dtype: torch.dtype, budget: int = BUDGET, step: Absorb = absorb) -> int:
+    """Columns C of an (n, C) tile that fills `budget` bytes in the dtype that it is computed on in memory."""
+    held_in = accumulation_dtype(dtype) if step is absorb else dtype
+    return max(1, budget // (max(1, n) * held_in.itemsize))
 
 
 class ChunkedLogp(torch.autograd.Function):
@@ -43,6 +44,7 @@ class ChunkedLogp(torch.autograd.Function):
         columns: int,
         need_hidden: bool,
         keep: bool,
+        step: Absorb,
     ) -> Tensor:
         dtype = accumulation_dtype(hidden.dtype)
         # in bfloat16 a product comes back rounded to 8 bits, so the one logit that matters most is taken in float32
@@ -51,20 +53,15 @@ class ChunkedLogp(torch.autograd.Function):
         others = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None  # (N, D)
         d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if keep else None
         places, _ = lay_out(hidden, weight, d_weight, columns)
-        tile = hidden.new_empty(len(hidden), columns, dtype=dtype)  # (N, C)
+        scratch = hidden.new_empty(len(hidden), columns, dtype=dtype) if step is absorb else None  # (N, C)
         own_places = own_targets(targets, columns, len(places))
         maxima = []
-        for w, place, own in zip(weight.split(columns), places, own_places, strict=True):
-            z = logits(hidden, w, place, tile)  # (N, C)
+        for w, z, own in zip(weight.split(columns), places, own_places, strict=True):
+            torch.mm(hidden, w.T, out=z)  # (N, C)
             z[own] = -torch.inf
-            before, m = m, torch.maximum(m, z.amax(dim=1))
-            e = exp_(z.sub_(m[:, None]))
-            rescale = torch.exp(before - m)  # (N,)
-            s = torch.addcmul(e.sum(dim=1), s, rescale)
+            m, s, rescale = step(z, m, s, scratch, need_hidden or keep)
             if others is not None:
-                others.mul_(rescale[:, None]).add_(place.copy_(e) @ w)
-            elif d_weight is not None:
-                place.copy_(e)
+                others.mul_(rescale[:, None]).add_(z @ w)
             maxima.append(m)
         margin = z_y - (m + torch.log(s))  # (N,)
         logp = F.logsigmoid(margin)
@@ -72,7 +69,7 @@ class ChunkedLogp(torch.autograd.Function):
         if others is not None:
             others.mul_(torch.exp(m - lse)[:, None])  # Σ_{v≠y} p_v W_v
         ctx.save_for_backward(hidden, weight, targets, lse, torch.sigmoid(-margin), others, torch.stack(maxima))
-        ctx.columns, ctx.own_places, ctx.d_weight = columns, own_places, d_weight
+        ctx.columns, ctx.own_places, ctx.d_weight, ctx.step = columns, own_places, d_weight, step
         return logp
 
     @staticmethod
@@ -92,29 +89,38 @@ class ChunkedLogp(torch.autograd.Function):
             places, kept = lay_out(hidden, weight, d_weight, columns)
             if d_weight is None:
                 d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-            tile = hidden.new_empty(len(hidden), columns, dtype=dtype)  # (N, C)
+            scratch = hidden.new_empty(len(hidden), columns, dtype=dtype) if ctx.step is absorb else None  # (N, C)
+            spare = hidden.new_empty(len(hidden) * columns)
+            h = hidden.to(dtype)  # (N, D)
             tiles = zip(weight.split(columns), d_weight.split(columns), maxima, places, ctx.own_places, strict=True)
-            for i, (w, d_w, m, place, own) in enumerate(tiles):
+            for i, (w, d_w, m, e, own) in enumerate(tiles):
                 if i >= kept:
-                    place.copy_(exp_(logits(hidden, w, place, tile).sub_(m[:, None])))
-                dz = tile[:, : len(w)].copy_(place).mul_((-grad * torch.exp(m - lse))[:, None])  # (N, C), -g p
-                dz[own] = at_target[own[0]]
-                torch.mm(dz.to(hidden.dtype).T, hidden, out=d_w)
-        return d_hidden, d_weight, None, None, None, None
+                    torch.mm(hidden, w.T, out=e)
+                    e[own] = -torch.inf
+                    ctx.step(e, m, torch.zeros_like(m), scratch, True)  # m, and e to the bit, as forward left them
+                elif overlap(e, d_w):
+                    e = spare[: e.numel()].view(e.shape).copy_(e)
+                factor = -grad * torch.exp(m - lse)  # (N,) -g p = e factor
+                torch.mm(e.T, (factor[:, None] * h).to(hidden.dtype), out=d_w)
+            rows, at_row = at_targets(targets, at_target, h)
+            d_weight[rows] = (d_weight[rows].to(dtype) + at_row).to(d_weight.dtype)
+        return d_hidden, d_weight, None, None, None, None, None
 
 
-def exp_(x: Tensor) -> Tensor:
-    """exp in place. PyTorch's exp2 took a third of the time of its exp, which asks MKL, on the CPU of docs/kernels.md."""
-    return x.mul_(LOG2_E).exp2_()
+def at_targets(targets: Tensor, at_target: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of the head that are targets (R,), each once, and the sum of at_target h over the tokens of each (R, D).
 
-
-def logits(hidden: Tensor, w: Tensor, place: Tensor, tile: Tensor) -> Tensor:
-    """Logits (N, C) of the rows w (C, D) of the head; overwrites place and tile.
-
-    They are in place itself if it has the accumulation dtype, else in the tile.
+    targets, at_target: (N,); h: (N, D). Tokens are summed in their order, without atomics.
     """
-    torch.mm(hidden, w.T, out=place)
-    return place if place.dtype == tile.dtype else tile[:, : len(w)].copy_(place)
+    order = torch.argsort(targets, stable=True)
+    rows, counts = torch.unique_consecutive(targets[order], return_counts=True)
+    return rows, F.embedding_bag(order, h, counts.cumsum(0) - counts, mode="sum", per_sample_weights=at_target[order])
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two contiguous tensors share memory."""
+    starts, ends = zip(*((t.data_ptr(), t.data_ptr() + t.nbytes) for t in (a, b)), strict=True)
+    return max(starts) < min(ends)
 
 
 def own_targets(targets: Tensor, columns: int, tiles: int) -> list[tuple[Tensor, Tensor]]:
@@ -153,20 +159,24 @@ def chunked_logp(
     chunk: int | None = None,
     budget: int = BUDGET,
     keep: bool = True,
+    compiled: bool = False,
 ) -> Tensor:
     """reference_logp without the logits.
 
     hidden: (N, D); weight: (V, D); targets: (N,). Returns (N,) float32 (float64 for float64 inputs).
     chunk: columns of a tile; by default as many as fill `budget` bytes in float32. Tiles take at most twice that.
+    compiled: what lies between two matrix products by torch.compile, for any N, where that works; else as
+        without, with a warning. It needs no float32 copy of a tile, so a bfloat16 tile has twice the columns.
 
     keep: where weight needs a gradient, take the gradient's memory in forward already, and let the exponentials of the
     first V min(1, D / N) columns wait in it for backward, which computes the rest anew. A step's peak stays what it
     was, but several forwards before one backward hold (V, D) each: then False spares that, for a third more work.
 
     A frozen weight costs nothing of (V, .) and leaves backward no product over the vocabulary. Without grad mode
-    nothing is kept. The result is the same to the bit in all these cases.
+    nothing is kept. The result is the same to the bit in all these cases (compiled or not is another rounding).
     """
-    columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget), len(weight))
+    step = compiled_absorb(hidden.dtype, accumulation_dtype(hidden.dtype), hidden.device) if compiled else absorb
+    columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget, step), len(weight))
     # needs_input_grad does not know about no_grad, and inside a Function grad mode is off
     need_hidden, need_weight = (torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight))
-    return ChunkedLogp.apply(hidden, weight, targets, columns, need_hidden, need_weight and keep)
+    return ChunkedLogp.apply(hidden, weight, targets, columns, need_hidden, need_weight and keep, step)
