@@ -97,7 +97,8 @@ class ChunkedLogp(torch.autograd.Function):
                 if i >= kept:
                     torch.mm(hidden, w.T, out=e)
                     e[own] = -torch.inf
-                    ctx.step(e, m, torch.zeros_like(m), scratch, True)  # m, and e to the bit, as forward left them
+                    # leaves m, and e to the bit, as forward did
+                    ctx.step(e, m.clone(), torch.zeros_like(m), scratch, True)
                 elif overlap(e, d_w):
                     e = spare[: e.numel()].view(e.shape).copy_(e)
                 factor = -grad * torch.exp(m - lse)  # (N,) -g p = e factor
@@ -137,7 +138,7 @@ def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: in
     Those lie in the memory of d_weight (V, D), the last one at its end; the others share one. While backward works on
     the columns [a, b), it may fill the rows of d_weight before b, b D numbers, and the tiles from b on must be intact.
     When K columns are kept they begin at V D - (K - b) N, so b D <= V D - (K - b) N has to hold up to b = K: with N <= D
-    it does for all K <= V, and with N > D for K N <= V D.
+    it does for all K <= V, and with N > D for K N <= V D. No place is a view, for `Absorb`.
     """
     n, (v, d) = len(hidden), weight.shape
     kept = 0
@@ -147,8 +148,8 @@ def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: in
     places = []
     for start in range(0, v, columns):
         width = min(columns, v - start)
-        memory = d_weight.view(-1)[v * d - (kept - start) * n :] if start < kept else shared
-        places.append(memory[: n * width].view(n, width))
+        memory, offset = (d_weight, v * d - (kept - start) * n) if start < kept else (shared, 0)
+        places.append(hidden.new_empty(0).set_(memory.untyped_storage(), offset, (n, width), (width, 1)))
     return places, -(-kept // columns)
 
 

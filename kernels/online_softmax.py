@@ -20,7 +20,8 @@ Absorb = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, T
 def absorb(z: Tensor, m: Tensor, s: Tensor, scratch: Tensor | None, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """One more tile in m = max z and s = Σ exp(z - m). z: (N, C); m, s: (N,), in the accumulation dtype.
 
-    scratch: (N, at least C) in the accumulation dtype; None where this is compiled.
+    scratch: (N, at least C) in the accumulation dtype; None where this is compiled, and then no tensor should be a view:
+        the compiler would take note of the shape of what it is a view of.
 
     Returns the new m and s, and exp(old m - new m) (N,), which rescales any other sum over the columns before. If
     `keep`, z then holds exp(z - m), else nothing of use.
@@ -51,11 +52,13 @@ def compiled_absorb(dtype: torch.dtype, accumulation: torch.dtype, device: torch
     """
     # large enough for the compiler to share the rows out among threads, which it decides once
     z = torch.zeros(64, 4096, dtype=dtype, device=device)
-    m = torch.zeros(64, dtype=accumulation, device=device)
-    compiled = torch.compile(absorb, dynamic=True)
+    m, s = (torch.zeros(64, dtype=accumulation, device=device) for _ in "ms")
+    # it compiles anew for `keep`, for one token, for one column and for more than 4,096 columns, in every dtype
+    compiled = torch.compile(absorb, dynamic=True, recompile_limit=16, isolate_recompiles=True)
     try:
-        for keep in (False, True):
-            compiled(z, m, m, None, keep)
+        with torch.no_grad():  # as inside ChunkedLogp; a compilation holds for one grad mode
+            for keep in (False, True):
+                compiled(z, m, s, None, keep)
     except Exception as problem:  # a compiler may fail in any way; the same steps run without it
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
         warnings.warn(f"log-probs are computed without torch.compile, which failed ({reason})", stacklevel=2)
