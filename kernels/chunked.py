@@ -52,8 +52,10 @@ class ChunkedLogp(torch.autograd.Function):
         m, s = z_y, torch.zeros_like(z_y)  # (N,) starting at z_y, m is finite even when there are no others
         others = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None  # (N, D)
         d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if keep else None
+        # for backward; taken now, it reuses the memory that the last forward's tiles left
+        ctx.spare = hidden.new_empty(len(hidden) * columns if keep else 0)
         places, _ = lay_out(hidden, weight, d_weight, columns)
-        scratch = hidden.new_empty(len(hidden), columns, dtype=dtype) if step is absorb else None  # (N, C)
+        scratch = scratch_for(step, hidden, columns)
         own_places = own_targets(targets, columns, len(places))
         maxima = []
         for w, z, own in zip(weight.split(columns), places, own_places, strict=True):
@@ -89,8 +91,7 @@ class ChunkedLogp(torch.autograd.Function):
             places, kept = lay_out(hidden, weight, d_weight, columns)
             if d_weight is None:
                 d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-            scratch = hidden.new_empty(len(hidden), columns, dtype=dtype) if ctx.step is absorb else None  # (N, C)
-            spare = hidden.new_empty(len(hidden) * columns)
+            scratch = scratch_for(ctx.step, hidden, columns if kept < len(places) else 0)
             h = hidden.to(dtype)  # (N, D)
             tiles = zip(weight.split(columns), d_weight.split(columns), maxima, places, ctx.own_places, strict=True)
             for i, (w, d_w, m, e, own) in enumerate(tiles):
@@ -100,12 +101,20 @@ class ChunkedLogp(torch.autograd.Function):
                     # leaves m, and e to the bit, as forward did
                     ctx.step(e, m.clone(), torch.zeros_like(m), scratch, True)
                 elif overlap(e, d_w):
-                    e = spare[: e.numel()].view(e.shape).copy_(e)
+                    e = ctx.spare[: e.numel()].view(e.shape).copy_(e)
                 factor = -grad * torch.exp(m - lse)  # (N,) -g p = e factor
                 torch.mm(e.T, (factor[:, None] * h).to(hidden.dtype), out=d_w)
             rows, at_row = at_targets(targets, at_target, h)
-            d_weight[rows] = (d_weight[rows].to(dtype) + at_row).to(d_weight.dtype)
+            d_weight[rows] = at_row.add_(d_weight[rows]).to(d_weight.dtype)
         return d_hidden, d_weight, None, None, None, None, None
+
+
+def scratch_for(step: Absorb, hidden: Tensor, columns: int) -> Tensor | None:
+    """The scratch (N, C) that step asks for; without columns where the dtype of hidden (N, D) is wide enough as it is."""
+    dtype = accumulation_dtype(hidden.dtype)
+    if step is not absorb:
+        return None
+    return hidden.new_empty(len(hidden), columns if dtype != hidden.dtype else 0, dtype=dtype)
 
 
 def at_targets(targets: Tensor, at_target: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
