@@ -12,9 +12,7 @@ gradient g of each token,
     dW_v      = Σ_n g_n (1[v = y_n] - p_nv) hidden_n             g is inside the sum, so this must wait for backward
 
 For dW, backward needs every p again. The matrix product that makes them is a quarter of all the work, so they wait, as
-exp(z - m), in memory that is needed anyway: that of dW itself, which backward fills behind its reading. A token's factor
--g exp(m - lse), which makes them -g p, goes to its hidden state, D numbers instead of a tile's C; the rows of targets get
-their g (1 - p_y) hidden afterwards.
+exp(z - m), in memory that is needed anyway: that of dW itself, which backward fills behind its reading.
 """
 
 import torch
@@ -22,15 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from kernels.online_softmax import Absorb, absorb, compiled_absorb
+from kernels.online_softmax import EAGER, Steps, compiled_steps
 from kernels.reference import accumulation_dtype
 
 BUDGET = 8 * 2**20  # bytes of a tile; larger ones fall out of the cache, smaller ones make too many small products
 
 
-def tile_columns(n: int, dtype: torch.dtype, budget: int = BUDGET, step: Absorb = absorb) -> int:
+def tile_columns(n: int, dtype: torch.dtype, budget: int = BUDGET, steps: Steps = EAGER) -> int:
     """Columns C of an (n, C) tile that fills `budget` bytes in the dtype that it is computed on in memory."""
-    held_in = accumulation_dtype(dtype) if step is absorb else dtype
+    held_in = accumulation_dtype(dtype) if steps is EAGER else dtype
     return max(1, budget // (max(1, n) * held_in.itemsize))
 
 
@@ -44,7 +42,7 @@ class ChunkedLogp(torch.autograd.Function):
         columns: int,
         need_hidden: bool,
         keep: bool,
-        step: Absorb,
+        steps: Steps,
     ) -> Tensor:
         dtype = accumulation_dtype(hidden.dtype)
         # in bfloat16 a product comes back rounded to 8 bits, so the one logit that matters most is taken in float32
@@ -52,16 +50,14 @@ class ChunkedLogp(torch.autograd.Function):
         m, s = z_y, torch.zeros_like(z_y)  # (N,) starting at z_y, m is finite even when there are no others
         others = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None  # (N, D)
         d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if keep else None
-        # for backward; taken now, it reuses the memory that the last forward's tiles left
-        ctx.spare = hidden.new_empty(len(hidden) * columns if keep else 0)
         places, _ = lay_out(hidden, weight, d_weight, columns)
-        scratch = scratch_for(step, hidden, columns)
+        scratch = steps.scratch(places[0], dtype)
         own_places = own_targets(targets, columns, len(places))
         maxima = []
         for w, z, own in zip(weight.split(columns), places, own_places, strict=True):
             torch.mm(hidden, w.T, out=z)  # (N, C)
             z[own] = -torch.inf
-            m, s, rescale = step(z, m, s, scratch, need_hidden or keep)
+            m, s, rescale = steps.absorb(z, m, s, scratch, need_hidden or keep)
             if others is not None:
                 others.mul_(rescale[:, None]).add_(z @ w)
             maxima.append(m)
@@ -71,7 +67,7 @@ class ChunkedLogp(torch.autograd.Function):
         if others is not None:
             others.mul_(torch.exp(m - lse)[:, None])  # Σ_{v≠y} p_v W_v
         ctx.save_for_backward(hidden, weight, targets, lse, torch.sigmoid(-margin), others, torch.stack(maxima))
-        ctx.columns, ctx.own_places, ctx.d_weight, ctx.step = columns, own_places, d_weight, step
+        ctx.columns, ctx.own_places, ctx.d_weight, ctx.steps = columns, own_places, d_weight, steps
         return logp
 
     @staticmethod
@@ -91,46 +87,21 @@ class ChunkedLogp(torch.autograd.Function):
             places, kept = lay_out(hidden, weight, d_weight, columns)
             if d_weight is None:
                 d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-            scratch = scratch_for(ctx.step, hidden, columns if kept < len(places) else 0)
-            h = hidden.to(dtype)  # (N, D)
+            # the rows of dW that a tile makes may lie on its own place
+            memory = torch.empty_like(places[0])  # (N, C)
+            scratch = ctx.steps.scratch(memory, dtype)
             tiles = zip(weight.split(columns), d_weight.split(columns), maxima, places, ctx.own_places, strict=True)
             for i, (w, d_w, m, e, own) in enumerate(tiles):
                 if i >= kept:
                     torch.mm(hidden, w.T, out=e)
                     e[own] = -torch.inf
                     # leaves m, and e to the bit, as forward did
-                    ctx.step(e, m.clone(), torch.zeros_like(m), scratch, True)
-                elif overlap(e, d_w):
-                    e = ctx.spare[: e.numel()].view(e.shape).copy_(e)
-                factor = -grad * torch.exp(m - lse)  # (N,) -g p = e factor
-                torch.mm(e.T, (factor[:, None] * h).to(hidden.dtype), out=d_w)
-            rows, at_row = at_targets(targets, at_target, h)
-            d_weight[rows] = at_row.add_(d_weight[rows]).to(d_weight.dtype)
+                    ctx.steps.absorb(e, m.clone(), torch.zeros_like(m), scratch, True)
+                dz = tile_in(memory, 0, e.shape)
+                ctx.steps.weigh(e, -grad * torch.exp(m - lse), scratch, dz)  # -g p
+                dz[own] = at_target[own[0]].to(dz.dtype)
+                torch.mm(dz.T, hidden, out=d_w)
         return d_hidden, d_weight, None, None, None, None, None
-
-
-def scratch_for(step: Absorb, hidden: Tensor, columns: int) -> Tensor | None:
-    """The scratch (N, C) that step asks for; without columns where the dtype of hidden (N, D) is wide enough as it is."""
-    dtype = accumulation_dtype(hidden.dtype)
-    if step is not absorb:
-        return None
-    return hidden.new_empty(len(hidden), columns if dtype != hidden.dtype else 0, dtype=dtype)
-
-
-def at_targets(targets: Tensor, at_target: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of the head that are targets (R,), each once, and the sum of at_target h over the tokens of each (R, D).
-
-    targets, at_target: (N,); h: (N, D). Tokens are summed in their order, without atomics.
-    """
-    order = torch.argsort(targets, stable=True)
-    rows, counts = torch.unique_consecutive(targets[order], return_counts=True)
-    return rows, F.embedding_bag(order, h, counts.cumsum(0) - counts, mode="sum", per_sample_weights=at_target[order])
-
-
-def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two contiguous tensors share memory."""
-    starts, ends = zip(*((t.data_ptr(), t.data_ptr() + t.nbytes) for t in (a, b)), strict=True)
-    return max(starts) < min(ends)
 
 
 def own_targets(targets: Tensor, columns: int, tiles: int) -> list[tuple[Tensor, Tensor]]:
@@ -147,7 +118,7 @@ def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: in
     Those lie in the memory of d_weight (V, D), the last one at its end; the others share one. While backward works on
     the columns [a, b), it may fill the rows of d_weight before b, b D numbers, and the tiles from b on must be intact.
     When K columns are kept they begin at V D - (K - b) N, so b D <= V D - (K - b) N has to hold up to b = K: with N <= D
-    it does for all K <= V, and with N > D for K N <= V D. No place is a view, for `Absorb`.
+    it does for all K <= V, and with N > D for K N <= V D.
     """
     n, (v, d) = len(hidden), weight.shape
     kept = 0
@@ -158,8 +129,13 @@ def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: in
     for start in range(0, v, columns):
         width = min(columns, v - start)
         memory, offset = (d_weight, v * d - (kept - start) * n) if start < kept else (shared, 0)
-        places.append(hidden.new_empty(0).set_(memory.untyped_storage(), offset, (n, width), (width, 1)))
+        places.append(tile_in(memory, offset, (n, width)))
     return places, -(-kept // columns)
+
+
+def tile_in(memory: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:
+    """A contiguous tile in the memory of a tensor, from its number `offset` on; not a view of it, as Steps asks."""
+    return memory.new_empty(0).set_(memory.untyped_storage(), offset, shape, (shape[1], 1))
 
 
 def chunked_logp(
@@ -185,8 +161,8 @@ def chunked_logp(
     A frozen weight costs nothing of (V, .) and leaves backward no product over the vocabulary. Without grad mode
     nothing is kept. The result is the same to the bit in all these cases (compiled or not is another rounding).
     """
-    step = compiled_absorb(hidden.dtype, accumulation_dtype(hidden.dtype), hidden.device) if compiled else absorb
-    columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget, step), len(weight))
+    steps = compiled_steps(hidden.dtype, accumulation_dtype(hidden.dtype), hidden.device) if compiled else EAGER
+    columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget, steps), len(weight))
     # needs_input_grad does not know about no_grad, and inside a Function grad mode is off
     need_hidden, need_weight = (torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight))
-    return ChunkedLogp.apply(hidden, weight, targets, columns, need_hidden, need_weight and keep, step)
+    return ChunkedLogp.apply(hidden, weight, targets, columns, need_hidden, need_weight and keep, steps)

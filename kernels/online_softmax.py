@@ -8,20 +8,18 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 LOG2_E = math.log2(math.e)
 
-Absorb = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor, Tensor]]
-
 
 def absorb(z: Tensor, m: Tensor, s: Tensor, scratch: Tensor | None, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """One more tile in m = max z and s = Σ exp(z - m). z: (N, C); m, s: (N,), in the accumulation dtype.
 
-    scratch: (N, at least C) in the accumulation dtype; None where this is compiled, and then no tensor should be a view:
-        the compiler would take note of the shape of what it is a view of.
+    scratch: Steps.scratch.
 
     Returns the new m and s, and exp(old m - new m) (N,), which rescales any other sum over the columns before. If
     `keep`, z then holds exp(z - m), else nothing of use.
@@ -37,6 +35,11 @@ def absorb(z: Tensor, m: Tensor, s: Tensor, scratch: Tensor | None, keep: bool) 
     return m, s, rescale
 
 
+def weigh(e: Tensor, factor: Tensor, scratch: Tensor | None, out: Tensor) -> None:
+    """out (N, C) = factor e, rounded once. e: (N, C), spoilt; factor: (N,) in the accumulation dtype."""
+    out.copy_(widen(e, factor.dtype, scratch).mul_(factor[:, None]))
+
+
 def widen(z: Tensor, dtype: torch.dtype, scratch: Tensor | None) -> Tensor:
     """z (N, C) in dtype: itself where it can be, else in the scratch."""
     if scratch is None:
@@ -44,23 +47,40 @@ def widen(z: Tensor, dtype: torch.dtype, scratch: Tensor | None) -> Tensor:
     return z if z.dtype == dtype else scratch[:, : z.shape[1]].copy_(z)
 
 
-@functools.cache
-def compiled_absorb(dtype: torch.dtype, accumulation: torch.dtype, device: torch.device) -> Absorb:
-    """absorb compiled for tiles of a dtype; absorb itself, with a warning, where that fails: no C++ compiler, say.
+class Steps(NamedTuple):
+    """Both steps, EAGER or compiled. Compiled, no tensor should be a view: the compiler would note what it is a view of."""
 
-    It is tried first on numbers of its own, so that a failure comes before anything of the caller's is overwritten.
+    absorb: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor, Tensor]]
+    weigh: Callable[[Tensor, Tensor, Tensor | None, Tensor], None]
+
+    def scratch(self, tile: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """What both ask for: None if compiled, else a tile in the accumulation dtype, empty if that of `tile` will do."""
+        if self is not EAGER:
+            return None
+        return tile.new_empty(tile.shape if dtype != tile.dtype else 0, dtype=dtype)
+
+
+EAGER = Steps(absorb, weigh)
+
+
+@functools.cache
+def compiled_steps(dtype: torch.dtype, accumulation: torch.dtype, device: torch.device) -> Steps:
+    """Both steps compiled for tiles of a dtype; EAGER, with a warning, where that fails: no C++ compiler, say.
+
+    They are tried first on numbers of their own, so that a failure comes before anything of the caller's is overwritten.
     """
     # large enough for the compiler to share the rows out among threads, which it decides once
-    z = torch.zeros(64, 4096, dtype=dtype, device=device)
-    m, s = (torch.zeros(64, dtype=accumulation, device=device) for _ in "ms")
+    z, out = (torch.zeros(64, 4096, dtype=dtype, device=device) for _ in range(2))
+    m, s = (torch.zeros(64, dtype=accumulation, device=device) for _ in range(2))
     # it compiles anew for `keep`, for one token, for one column and for more than 4,096 columns, in every dtype
-    compiled = torch.compile(absorb, dynamic=True, recompile_limit=16, isolate_recompiles=True)
+    steps = Steps(*(torch.compile(step, dynamic=True, recompile_limit=16, isolate_recompiles=True) for step in EAGER))
     try:
         with torch.no_grad():  # as inside ChunkedLogp; a compilation holds for one grad mode
             for keep in (False, True):
-                compiled(z, m, s, None, keep)
+                steps.absorb(z, m, s, None, keep)
+            steps.weigh(z, m, None, out)
     except Exception as problem:  # a compiler may fail in any way; the same steps run without it
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
         warnings.warn(f"log-probs are computed without torch.compile, which failed ({reason})", stacklevel=2)
-        return absorb
-    return compiled
+        return EAGER
+    return steps

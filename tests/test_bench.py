@@ -103,9 +103,8 @@ def test_the_memory_meter_sees_what_was_taken_and_given_back():
 @pytest.mark.slow
 def test_the_dpo_head_stays_within_its_memory():
     """dW of (65,024, 512) float32 is 127 MiB; chunked adds tiles, where the logits of 256 tokens would add 64."""
-    # where malloc puts a tile, into freed memory or beside it, differs from process to process: 8 MiB
-    peaks = [bench.peak_in_fresh_process("chunked, responses", "dpo", "float32")["both"] for _ in range(2)]
-    assert 127 < min(peaks) < 148 and max(peaks) < 156
+    peak = bench.peak_in_fresh_process("chunked, responses", "dpo", "float32")
+    assert 127 < peak["both"] < 148
     assert bench.peak_in_fresh_process("no such thing", "dpo", "float32") is None
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kernels.chunked import chunked_logp
-from kernels.online_softmax import absorb, compiled_absorb
+from kernels.online_softmax import EAGER, compiled_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -24,17 +24,17 @@ def test_tiles_add_up_to_the_sum_over_all_columns(compiled, dtype, keep):
     logits = (4 * torch.randn(n, v, generator=torch.Generator().manual_seed(seed))).to(dtype)
     logits[0, :17] = -torch.inf  # a tile without any column to count
     accumulation = torch.promote_types(dtype, torch.float32)
-    step = compiled_absorb(dtype, accumulation, CPU) if compiled else absorb
-    scratch = None if compiled else torch.empty(n, columns, dtype=accumulation)
+    steps = compiled_steps(dtype, accumulation, CPU) if compiled else EAGER
+    scratch = steps.scratch(logits[:, :columns], accumulation)
     m, s = torch.full((n,), -9.0, dtype=accumulation), torch.zeros(n, dtype=accumulation)
     for tile in logits.split(columns, dim=1):
         tile, before = tile.clone(), m
         raw = tile.clone()
-        m, s, rescale = step(tile, m, s, scratch, keep)
+        m, s, rescale = steps.absorb(tile, m, s, scratch, keep)
         torch.testing.assert_close(rescale, torch.exp(before - m))
         if keep:
             torch.testing.assert_close(tile, torch.exp(raw.to(accumulation) - m[:, None]).to(dtype))
-            again, _, rescale = step(raw, m, torch.zeros_like(m), scratch, keep)
+            again, _, rescale = steps.absorb(raw, m, torch.zeros_like(m), scratch, keep)
             assert torch.equal(raw, tile) and torch.equal(again, m) and (rescale == 1).all()
     truth = torch.logsumexp(logits.double(), dim=1)
     torch.testing.assert_close((m + torch.log(s)).double(), truth, rtol=1e-6, atol=1e-6)
@@ -42,7 +42,7 @@ def test_tiles_add_up_to_the_sum_over_all_columns(compiled, dtype, keep):
 
 def test_the_first_compilation_serves_any_number_of_tokens_and_of_columns_up_to_4096():
     torch.compiler.reset()
-    compiled_absorb.cache_clear()
+    compiled_steps.cache_clear()
 
     def run(n, chunk, compiled):
         print(f"seed {n}")
@@ -52,7 +52,7 @@ def test_the_first_compilation_serves_any_number_of_tokens_and_of_columns_up_to_
         logp = chunked_logp(hidden, weight, torch.randint(300, (n,), generator=g), chunk, compiled=compiled)
         return logp, *torch.autograd.grad(logp, (hidden, weight), torch.randn(n, generator=g))
 
-    compiled_absorb(torch.float32, torch.float32, CPU)
+    compiled_steps(torch.float32, torch.float32, CPU)
     with torch.compiler.set_stance("fail_on_recompile"):
         for n, chunk in ((16, 64), (2, 300), (7, 20), (40, 37), (333, 128)):  # of n > 16, a part is computed again
             torch.testing.assert_close(run(n, chunk, compiled=True), run(n, chunk, compiled=False))
