@@ -257,6 +257,10 @@ def test_tiles_follow_the_budget():
     assert tile_columns(256, torch.bfloat16, 2**20) == 1024, "a bfloat16 tile is computed in float32"
     assert tile_columns(256, torch.bfloat16, 2**20, Steps(*EAGER)) == 2048, "unless it is compiled"
     assert tile_columns(256, torch.float64, 2**20) == 512
+    assert tile_columns(237, torch.float32, 2**20) == 1024, "whole groups of columns, 1,106 fill the budget"
+    assert tile_columns(5000, torch.float32, 2**20) == 52, "unless there is no room for one"
+    assert tile_columns(256, torch.bfloat16, steps=Steps(*EAGER)) == 4 * tile_columns(256, torch.bfloat16)
+    assert tile_columns(256, torch.float32, steps=Steps(*EAGER)) == tile_columns(256, torch.float32) == 8192
     assert tile_columns(10**9, torch.float32, 2**20) == tile_columns(0, torch.float32, 1) == 1
     n, v = 32, 4096
     hidden, weight, targets, upstream = problem(n, 2, v, torch.float32)
