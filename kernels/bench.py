@@ -2,7 +2,8 @@
 
 Nothing is timed before its values and gradients agree with reference.py in float64 on the very inputs of the timing.
 The implementations then take turns, round by round, and each keeps its best time, so that a disturbance meets all of
-them alike; ratios are to the materialised logits of reference.py.
+them alike. Every round draws its order: what ran just before decides what lies in the caches and what malloc has at
+hand. Ratios are to the materialised logits of reference.py.
 
 Peak memory is what a step takes over its inputs. On a GPU the allocator tells. On a CPU every implementation gets a fresh
 process, which runs the step once, returns what it freed (malloc_trim), writes 5 to /proc/self/clear_refs (resets
@@ -15,6 +16,7 @@ import gc
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import time
@@ -128,8 +130,10 @@ def measure(name: str, dtype: str, args: argparse.Namespace, device: str) -> lis
             row["failed"] = f"{type(problem).__name__}: {problem}".splitlines()[0]
     passed = {implementation: row for implementation, row in rows.items() if row.get("parity")}
     clock = time.process_time if args.shared else time.perf_counter
+    draw = random.Random(0)
     for _ in range(args.rounds):
-        for implementation, row in passed.items():
+        for implementation in draw.sample(list(passed), len(passed)):
+            row = passed[implementation]
             taken = seconds(candidates[implementation], x, clock)
             best = row.get("seconds", taken)
             row["seconds"] = {part: min(best[part], taken[part]) for part in taken}
