@@ -57,6 +57,14 @@ TILES = {
     ("gfx942", "float32", "d_weight"): Tile(64, 128, 32, 4, 3, 16, False),
 }
 
+# instead of those above with skip_mass, where the kernel would spill with them
+SKIP_TILES = {
+    ("sm_80", "bfloat16", "d_hidden"): Tile(128, 128, 64, 8, 3, 8, False),
+    ("sm_80", "float32", "d_hidden"): Tile(64, 128, 16, 8, 2, 16, False),
+    ("sm_90", "float32", "d_hidden"): Tile(128, 128, 16, 8, 2, 16, False),
+    ("sm_100", "float32", "d_weight"): Tile(128, 128, 16, 4, 2, 16, False),
+}
+
 # few, large tiles: there a step takes about as long whatever its size
 INTERPRETER = {
     "forward": Tile(32, 128, 64, 1, 1, 2, False),
@@ -66,9 +74,13 @@ INTERPRETER = {
 }
 
 
-def tiles_for(architecture: str, element: str) -> dict[str, Tile]:
-    """architecture: "sm_80", "sm_90", "sm_100", "gfx942" or "interpreter"; element: "bfloat16", "float16", "float32"."""
+def tiles_for(architecture: str, element: str, skip: bool = False) -> dict[str, Tile]:
+    """architecture: "sm_80", "sm_90", "sm_100", "gfx942" or "interpreter"; element: "bfloat16", "float16", "float32".
+
+    skip: for kernels that leave tiles out (skip_mass).
+    """
     if architecture == "interpreter":
         return INTERPRETER
     element = "float32" if element == "float32" else "bfloat16"  # float16 takes the same room and the same units
-    return {kernel: TILES[architecture, element, kernel] for kernel in KERNELS}
+    table = TILES | SKIP_TILES if skip else TILES
+    return {kernel: table[architecture, element, kernel] for kernel in KERNELS}

@@ -2,8 +2,10 @@
 
 Compiles every kernel for every target over a space of tiles, counts registers, spills, shared memory and instructions
 (machine_code.py), predicts a time from the counts (roofline.py), and chooses. No GPU is needed and none is used: what
-it prints as time is a model. --write puts the choice into configs.py, where the launcher reads it, and every row into
-docs/kernels-report.csv; without it a choice that differs from configs.py makes the exit status 1.
+it prints as time is a model. Then it compiles the chosen tiles for other models and with the options that are off by
+default, and chooses others for skip_mass where a kernel spills with it. --write puts both choices into configs.py,
+where the launcher reads them, and every row into docs/kernels-report.csv; without it a choice that differs from
+configs.py makes the exit status 1.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from kernels.configs import KERNELS, TILES, Tile
+from kernels.configs import KERNELS, SKIP_TILES, TILES, Tile
 from kernels.machine_code import Facts, compile_kernel, count
 from kernels.roofline import MACHINES, Prediction, predict
 
@@ -29,6 +31,9 @@ CHUNK = 16384  # columns of dL/dlogits that triton_logp.DLOGITS_BYTES allows at 
 FALCON = "Falcon 11B"
 SHAPES = {FALCON: (65024, 4096), "Falcon3 7B, 10B": (131072, 3072), "Falcon3 1B": (131072, 2048)}  # (V, D)
 GROUPS = (4, 8, 16)
+SKIP = "skip"  # the note of rows with skip_mass
+
+Tiles = dict[tuple[str, str, str], Tile]
 
 
 class Row(NamedTuple):
@@ -92,26 +97,27 @@ def model(arch: str, element: str, kernel: str, tile: Tile, facts: Facts, job: J
     return Row(arch, element, kernel, tile, facts, predict(arch, element, tile, facts, shape), job.note)
 
 
-def again(chosen: dict[tuple[str, str, str], Tile]) -> list[Job]:
-    """The chosen tiles in bfloat16 at the other models' shapes, and with the options that are off by default."""
+def again(chosen: Tiles) -> list[Job]:
+    """The chosen tiles in bfloat16 at the other models' shapes, and forward with entropy."""
     jobs = []
     for (arch, element, kernel), tile in chosen.items():
         if element != "bfloat16":
             continue
         jobs += [Job(arch, element, kernel, tile, v, d, name) for name, (v, d) in SHAPES.items() if name != FALCON]
-        z = chosen[arch, element, "dlogits"]
-        options = {
-            "forward": ("entropy", {"ENTROPY": True}),
-            "dlogits": ("skip", {"SKIP": True}),
-            "d_hidden": ("skip", {"SKIP": True, "SKIP_M": z.rows, "SKIP_K": z.columns}),
-            "d_weight": ("skip", {"SKIP": True, "SKIP_M": z.columns, "SKIP_K": z.rows}),
-        }
-        note, constants = options[kernel]
-        # as the launcher does: a tile must not span two of those that are kept or left out
-        limits = constants.get("SKIP_M", tile.rows), constants.get("SKIP_K", tile.inner)
-        tile = tile._replace(rows=min(tile.rows, limits[0]), inner=min(tile.inner, limits[1]))
-        jobs.append(Job(arch, element, kernel, tile, *SHAPES[FALCON], note, tuple(constants.items())))
+        if kernel == "forward":
+            jobs.append(Job(arch, element, kernel, tile, *SHAPES[FALCON], "entropy", (("ENTROPY", True),)))
     return jobs
+
+
+def skip_job(arch: str, element: str, kernel: str, tile: Tile, z: Tile) -> Job:
+    """A kernel of backward as skip_mass compiles it. z: the tile of dlogits, which is what is left out."""
+    options = {"SKIP": True}
+    if kernel != "dlogits":
+        skip_m, skip_k = (z.rows, z.columns) if kernel == "d_hidden" else (z.columns, z.rows)
+        options |= {"SKIP_M": skip_m, "SKIP_K": skip_k}
+        # as the launcher does: a tile must not span two of those that are kept or left out
+        tile = tile._replace(rows=min(tile.rows, skip_m), inner=min(tile.inner, skip_k))
+    return Job(arch, element, kernel, tile, *SHAPES[FALCON], SKIP, tuple(options.items()))
 
 
 def issued(row: Row) -> float:
@@ -120,7 +126,15 @@ def issued(row: Row) -> float:
     return row.facts.loop_other * row.tile.warps / work
 
 
-def choose(rows: list[Row]) -> dict[tuple[str, str, str], Tile]:
+def sound(rows: list[Row], key: tuple[str, str, str]) -> list[Row]:
+    """The tiles of a kernel and target that fit and do not spill, the best prediction first."""
+    found = [row for row in rows if row[:3] == key and row.prediction.occupancy and not row.facts.spills]
+    if not found:
+        raise RuntimeError(f"no tile of {' '.join(key)} fits without spills; widen kernels.report.space")
+    return sorted(found, key=lambda row: -row.prediction.fraction)
+
+
+def choose(rows: list[Row]) -> Tiles:
     """The best predicted tile of each kernel and target that fits and does not spill.
 
     Among those within 1 % of the best, which a model cannot tell apart, the one that issues the fewest instructions in
@@ -128,13 +142,32 @@ def choose(rows: list[Row]) -> dict[tuple[str, str, str], Tile]:
     """
     chosen = {}
     for key in dict.fromkeys(row[:3] for row in rows):
-        sound = [row for row in rows if row[:3] == key and row.prediction.occupancy and not row.facts.spills]
-        if not sound:
-            raise RuntimeError(f"no tile of {' '.join(key)} fits without spills; widen kernels.report.space")
-        best = max(row.prediction.fraction for row in sound)
-        close = [row for row in sound if row.prediction.fraction >= 0.99 * best]
+        best, *others = sound(rows, key)
+        close = [best, *(row for row in others if row.prediction.fraction >= 0.99 * best.prediction.fraction)]
         chosen[key] = min(close, key=lambda row: (issued(row), row.facts.registers, row.facts.shared)).tile
     return chosen
+
+
+def choose_to_skip(chosen: Tiles, rows: list[Row]) -> tuple[Tiles, list[Row]]:
+    """What skip_mass runs with instead of the chosen tiles that spill with it: the best of `rows` that does not.
+
+    Also every row that was compiled to find out, which it prints.
+    """
+    instead, tried = {}, []
+    for arch, element, kernel in chosen:  # dlogits comes before the kernels that leave out what it left out
+        if kernel == "forward":
+            continue
+        key = arch, element, kernel
+        for tile in dict.fromkeys([chosen[key], *(row.tile for row in sound(rows, key))]):
+            tried.append(examine(skip_job(*key, tile, (chosen | instead)[arch, element, "dlogits"])))
+            print(line(tried[-1]), flush=True)
+            if not tried[-1].facts.spills:
+                break
+        else:
+            raise RuntimeError(f"every tile of {' '.join(key)} spills with skip_mass; widen kernels.report.space")
+        if tile != chosen[key]:
+            instead[key] = tile
+    return instead, tried
 
 
 def line(row: Row) -> str:
@@ -156,7 +189,7 @@ HEADER = (
 )
 
 
-def describe(chosen: dict[tuple[str, str, str], Tile], rows: list[Row]) -> str:
+def describe(chosen: Tiles, rows: list[Row]) -> str:
     """One line: each target's forward configuration in bfloat16."""
     parts = []
     for (arch, element, kernel), tile in chosen.items():
@@ -169,17 +202,18 @@ def describe(chosen: dict[tuple[str, str, str], Tile], rows: list[Row]) -> str:
     return "forward, predicted share of the compute roof (a model; nobody has run it): " + "; ".join(parts)
 
 
-def write(chosen: dict[tuple[str, str, str], Tile], rows: list[Row]) -> None:
-    body = "".join(f'    ("{a}", "{e}", "{k}"): Tile{tuple(tile)},\n' for (a, e, k), tile in chosen.items())
+def write(chosen: Tiles, instead: Tiles, rows: list[Row]) -> None:
     text = CONFIGS.read_text()
-    CONFIGS.write_text(
-        re.sub(r"^TILES = \{\n.*?^\}\n", f"TILES = {{\n{body}}}\n", text, flags=re.DOTALL | re.MULTILINE)
-    )
+    for name, tiles in (("TILES", chosen), ("SKIP_TILES", instead)):
+        body = "".join(f'    ("{a}", "{e}", "{k}"): Tile{tuple(tile)},\n' for (a, e, k), tile in tiles.items())
+        text, found = re.subn(rf"^{name} = {{[^}}]*}}\n", f"{name} = {{\n{body}}}\n", text, flags=re.MULTILINE)
+        assert found == 1, name
+    CONFIGS.write_text(text)
     with ROWS.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(["arch", "element", "kernel", *Tile._fields, *Facts._fields, *Prediction._fields])
+        out.writerow(["arch", "element", "kernel", *Tile._fields, *Facts._fields, *Prediction._fields, "note"])
         for row in rows:
-            out.writerow([*row[:3], *row.tile, *row.facts, *row.prediction])
+            out.writerow([*row[:3], *row.tile, *row.facts, *row.prediction, row.note])
 
 
 def read(file: Path = ROWS) -> list[Row]:
@@ -190,8 +224,8 @@ def read(file: Path = ROWS) -> list[Row]:
         b = a + len(Facts._fields)
         numbers = [float(x) if "." in x or x in ("inf", "nan") else int(x) for x in values[a:b]]
         tile = Tile(*map(int, values[3 : a - 1]), values[a - 1] == "True")
-        occupancy, bound, *rest = values[b:]
-        rows.append(Row(*values[:3], tile, Facts(*numbers), Prediction(int(occupancy), bound, *map(float, rest))))
+        occupancy, bound, *rest, note = values[b:]
+        rows.append(Row(*values[:3], tile, Facts(*numbers), Prediction(int(occupancy), bound, *map(float, rest)), note))
     return rows
 
 
@@ -232,11 +266,16 @@ def main() -> int:
         chosen = choose(rows)
         print("\nChosen; then at other models' shapes and with the options that are off by default\n\n" + HEADER)
         print("\n".join(line(row) for row in rows if chosen[row[:3]] == row.tile))
+        instead = SKIP_TILES
         if not args.quick:
-            examine_all(again(chosen), args.processes)
+            others = examine_all(again(chosen), args.processes)
+            instead, tried = choose_to_skip(chosen, rows)
+            rows += others + tried
     if args.write:
-        write(chosen, rows)
-    differs = {key for key, tile in chosen.items() if TILES.get(key) != tile} if not args.write else set()
+        write(chosen, instead, rows)
+    differs = {key for key, tile in chosen.items() if TILES.get(key) != tile}
+    differs |= {key for key in instead.keys() | SKIP_TILES.keys() if instead.get(key) != SKIP_TILES.get(key)}
+    differs = set() if args.write else differs
     print(
         f"\nkernels/configs.py {'differs at ' + ', '.join(map(' '.join, differs)) if differs else 'holds this choice'}"
     )

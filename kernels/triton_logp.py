@@ -42,9 +42,9 @@ def operand(x: Tensor, block: list[int], tma: bool) -> Tensor | TensorDescriptor
 class _Launch:
     """What the three launches share: tiles, precision, and whether operands go through descriptors."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, tma: bool | None):
+    def __init__(self, hidden: Tensor, weight: Tensor, tma: bool | None, skip: bool = False):
         self.arch = architecture(hidden.device)
-        self.tiles = tiles_for(self.arch, str(hidden.dtype).removeprefix("torch."))
+        self.tiles = tiles_for(self.arch, str(hidden.dtype).removeprefix("torch."), skip)
         capable = self.arch in ("sm_90", "sm_100", "interpreter") and describable(hidden) and describable(weight)
         if tma and not capable:
             raise ValueError(
@@ -143,10 +143,11 @@ def kept_tiles(tile_lse, lse, targets, grad, tile: Tile, padding: tuple[int, int
 class TritonLogp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden, weight, targets, entropy: bool, skip_mass: float, tma: bool | None):
-        launch = _Launch(hidden, weight, tma)
-        split_lse, split_entropy, target_logit = launch.forward(hidden, weight, targets, entropy, skip_mass > 0)
+        skip = skip_mass > 0
+        launch = _Launch(hidden, weight, tma, skip)
+        split_lse, split_entropy, target_logit = launch.forward(hidden, weight, targets, entropy, skip)
         lse = torch.logsumexp(split_lse, dim=0)  # (N,)
-        ctx.save_for_backward(hidden, weight, targets, lse, split_lse if skip_mass > 0 else None)
+        ctx.save_for_backward(hidden, weight, targets, lse, split_lse if skip else None)
         ctx.launch, ctx.skip_mass = launch, skip_mass
         h = lse.new_empty(0)
         if entropy:

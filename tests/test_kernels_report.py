@@ -12,11 +12,17 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 @pytest.fixture(scope="module")
-def rows():
+def written():
     """What `python -m kernels.report --write` last wrote; the kernels are not touched."""
     from kernels import report
 
     return report.read()
+
+
+@pytest.fixture(scope="module")
+def rows(written):
+    """Those of the space of tiles, as they run by default."""
+    return [row for row in written if not row.note]
 
 
 def test_the_launcher_runs_with_the_tiles_that_the_report_chose(rows):
@@ -39,6 +45,31 @@ def test_no_chosen_tile_spills_and_every_one_fits(rows):
         assert row.facts.spills == 0 and row.facts.shared <= MACHINES[row.arch].shared and row.prediction.occupancy >= 1
         if row.element == "bfloat16":
             assert row.facts.mma > 0 and row.facts.wide_loads > 0
+
+
+def test_no_tile_spills_with_an_option_or_another_model(written):
+    from kernels import report
+    from kernels.configs import SKIP_TILES, TILES, tiles_for
+
+    def shape(arch, element, kernel, tile, *_):
+        return arch, element, kernel, tile._replace(group=0)  # the group changes no instruction
+
+    spills = {(shape(*row), row.note): row.facts.spills for row in written if row.note}
+    for key, tile in TILES.items():
+        arch, element, kernel = key
+        if element == "bfloat16":
+            notes = [name for name in report.SHAPES if name != report.FALCON] + ["entropy"] * (kernel == "forward")
+            assert [spills[shape(*key, tile), note] for note in notes] == [0] * len(notes)
+        if kernel != "forward":
+            tiles = tiles_for(arch, element, skip=True)
+            job = report.skip_job(*key, tiles[kernel], tiles["dlogits"])
+            assert spills[shape(*job), report.SKIP] == 0
+    assert SKIP_TILES, "or the second table is of no use"
+    for (arch, element, kernel), tile in SKIP_TILES.items():
+        plain = report.skip_job(
+            arch, element, kernel, TILES[arch, element, kernel], tiles_for(arch, element)["dlogits"]
+        )
+        assert spills[shape(*plain), report.SKIP] > 0 and tile != TILES[arch, element, kernel]
 
 
 def test_forward_on_sm_90_is_predicted_at_three_quarters_of_the_roof(rows):

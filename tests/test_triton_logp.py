@@ -237,6 +237,24 @@ def test_skipped_tiles_stay_within_the_stated_bound(skip_mass, monkeypatch, smal
     assert ((got[2] - exact[2]).abs() <= skip_mass * (g[:, None] * hidden.abs()).sum(dim=0) + rounding).all()
 
 
+@interpreted
+def test_skipping_runs_with_tiles_of_its_own(monkeypatch, small_buffers):
+    """A product's tiles of fewer rows than those left out, as some targets have."""
+    inputs, asked = peaked(seed=12), []
+
+    def tiles_for(architecture, element, skip=False):
+        asked.append(skip)
+        return INTERPRETER | {"d_hidden": INTERPRETER["d_hidden"]._replace(rows=16)} if skip else INTERPRETER
+
+    expected = outputs_and_gradients(triton_logp, *inputs, skip_mass=1e-3)
+    monkeypatch.setattr(module, "tiles_for", tiles_for)
+    got = outputs_and_gradients(triton_logp, *inputs, skip_mass=1e-3)
+    triton_logp(*inputs[:3])
+    assert asked == [True, False]
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
 def test_skipping_leaves_out_tokens_without_an_upstream_gradient():
     hidden, _, targets, upstream = peaked(seed=10)
     upstream[32:] = 0
