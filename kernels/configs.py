@@ -80,7 +80,22 @@ def tiles_for(architecture: str, element: str, skip: bool = False) -> dict[str, 
     skip: for kernels that leave tiles out (skip_mass).
     """
     if architecture == "interpreter":
-        return INTERPRETER
-    element = "float32" if element == "float32" else "bfloat16"  # float16 takes the same room and the same units
-    table = TILES | SKIP_TILES if skip else TILES
-    return {kernel: table[architecture, element, kernel] for kernel in KERNELS}
+        tiles = INTERPRETER
+    else:
+        element = "float32" if element == "float32" else "bfloat16"  # float16 takes the same room and the same units
+        table = TILES | SKIP_TILES if skip else TILES
+        tiles = {kernel: table[architecture, element, kernel] for kernel in KERNELS}
+    if skip:
+        tiles = tiles | {kernel: within(kernel, tiles[kernel], tiles["dlogits"]) for kernel in ("d_hidden", "d_weight")}
+    return tiles
+
+
+def skip_sizes(kernel: str, z: Tile) -> tuple[int, int]:
+    """What skip_mass keeps or leaves out, the tiles z of dlogits, as (rows, steps) of the product that reads them."""
+    return (z.columns, z.rows) if kernel == "d_weight" else (z.rows, z.columns)
+
+
+def within(kernel: str, tile: Tile, z: Tile) -> Tile:
+    """The tile of a product, cut so that no step of it spans two of those that are kept or left out."""
+    rows, inner = skip_sizes(kernel, z)
+    return tile._replace(rows=min(tile.rows, rows), inner=min(tile.inner, inner))

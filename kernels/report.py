@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from kernels.configs import KERNELS, SKIP_TILES, TILES, Tile
+from kernels.configs import KERNELS, SKIP_TILES, TILES, Tile, skip_sizes, within
 from kernels.machine_code import Facts, compile_kernel, count
 from kernels.roofline import MACHINES, Prediction, predict
 
@@ -113,10 +113,8 @@ def skip_job(arch: str, element: str, kernel: str, tile: Tile, z: Tile) -> Job:
     """A kernel of backward as skip_mass compiles it. z: the tile of dlogits, which is what is left out."""
     options = {"SKIP": True}
     if kernel != "dlogits":
-        skip_m, skip_k = (z.rows, z.columns) if kernel == "d_hidden" else (z.columns, z.rows)
-        options |= {"SKIP_M": skip_m, "SKIP_K": skip_k}
-        # as the launcher does: a tile must not span two of those that are kept or left out
-        tile = tile._replace(rows=min(tile.rows, skip_m), inner=min(tile.inner, skip_k))
+        options |= dict(zip(("SKIP_M", "SKIP_K"), skip_sizes(kernel, z), strict=True))
+        tile = within(kernel, tile, z)
     return Job(arch, element, kernel, tile, *SHAPES[FALCON], SKIP, tuple(options.items()))
 
 
@@ -273,9 +271,7 @@ def main() -> int:
             rows += others + tried
     if args.write:
         write(chosen, instead, rows)
-    differs = {key for key, tile in chosen.items() if TILES.get(key) != tile}
-    differs |= {key for key in instead.keys() | SKIP_TILES.keys() if instead.get(key) != SKIP_TILES.get(key)}
-    differs = set() if args.write else differs
+    differs = {} if args.write else dict(chosen.items() - TILES.items() | instead.items() ^ SKIP_TILES.items())
     print(
         f"\nkernels/configs.py {'differs at ' + ', '.join(map(' '.join, differs)) if differs else 'holds this choice'}"
     )

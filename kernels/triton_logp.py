@@ -11,7 +11,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.configs import Tile, tiles_for
+from kernels.configs import Tile, skip_sizes, tiles_for
 from kernels.triton_kernels import dlogits_kernel, forward_kernel, product_kernel
 
 DLOGITS_BYTES = 2**28  # a chunk of dL/dlogits alive at once; more only lengthens the two products' inner loops
@@ -106,21 +106,18 @@ class _Launch:
         """d_hidden: out (N, D) (+)= dz @ b (C, D); d_weight: out (C, D) = dz.T @ b (N, D)."""
         transpose = kernel == "d_weight"
         (m, d), k, tile = out.shape, dz.shape[0 if transpose else 1], self.tiles[kernel]
-        rows, inner, skip_m, skip_k = tile.rows, tile.inner, 1, 1
-        steps, order = out, out
+        skip_m, skip_k, steps, order = 1, 1, out, out
         if keep is not None:
-            z = self.tiles["dlogits"]
-            skip_m, skip_k = (z.columns, z.rows) if transpose else (z.rows, z.columns)
-            rows, inner = min(rows, skip_m), min(inner, skip_k)  # a tile must not span two of keep's
+            skip_m, skip_k = skip_sizes(kernel, self.tiles["dlogits"])
             kept = keep if transpose else keep.T  # (M / skip_m, K / skip_k)
             steps = kept.sum(dim=1, dtype=torch.int32)
             order = kept.argsort(dim=1, descending=True, stable=True).to(torch.int32).contiguous()
         options = self.options(tile)
-        product_kernel[(triton.cdiv(m, rows) * triton.cdiv(d, tile.columns),)](
-            operand(dz, [inner, rows] if transpose else [rows, inner], options["TMA"]),
-            operand(b, [inner, tile.columns], options["TMA"]),
+        product_kernel[(triton.cdiv(m, tile.rows) * triton.cdiv(d, tile.columns),)](
+            operand(dz, [tile.inner, tile.rows] if transpose else [tile.rows, tile.inner], options["TMA"]),
+            operand(b, [tile.inner, tile.columns], options["TMA"]),
             out, steps, order, m, k, b.shape[0], d, dz.stride(0), *b.stride(), order.stride(0),
-            BM=rows, BD=tile.columns, BK=inner, TRANSPOSE=transpose, ACCUMULATE=accumulate,
+            BM=tile.rows, BD=tile.columns, BK=tile.inner, TRANSPOSE=transpose, ACCUMULATE=accumulate,
             SKIP=keep is not None, SKIP_M=skip_m, SKIP_K=skip_k, **options,
         )  # fmt: skip
 
