@@ -22,7 +22,7 @@ test: setup
 
 # the kernels' tests on a GPU, where there is one; `make test` runs them in Triton's interpreter
 test-gpu: setup
-	$(BIN)/python -m pytest -q tests/test_triton_logp.py tests/test_pointwise.py
+	$(BIN)/python -m pytest -q tests/kernels/test_triton_logp.py tests/kernels/test_pointwise.py
 
 # the adapter's tests, with lm-eval installed: 730 MB, so not a part of `make setup`
 test-lm-eval: setup
@@ -40,13 +40,13 @@ figures: setup
 
 # what the compiler makes of the GPU kernels, for four GPUs; needs none
 kernels-report: setup
-	$(BIN)/python -m kernels.pointwise
-	$(BIN)/python -m kernels.triton_pointwise
-	$(BIN)/python -m kernels.report
+	$(BIN)/python -m kernels.tools.traffic
+	$(BIN)/python -m kernels.tools.pointwise_report
+	$(BIN)/python -m kernels.tools.report
 
 # time and peak memory of every log-prob implementation that runs here; liger-kernel and cut-cross-entropy where installed
 bench bench-gpu: setup
-	$(BIN)/python -m kernels.bench
+	$(BIN)/python -m kernels.tools.bench
 
 # tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR
 bench-generate: setup

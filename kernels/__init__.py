@@ -17,7 +17,7 @@ from kernels.reference import reference_logp
 
 
 def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    from kernels.triton_logp import triton_logp  # triton is optional, and large
+    from kernels.triton.logp import triton_logp  # triton is optional, and large
 
     return triton_logp(hidden, weight, targets)
 

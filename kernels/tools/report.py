@@ -1,15 +1,16 @@
-"""What the compiler makes of the GPU kernels, and the best time that allows: `python -m kernels.report`.
+"""What the compiler makes of the GPU kernels, and the best time that allows: `python -m kernels.tools.report`.
 
 Compiles every kernel for every target over a space of tiles, counts registers, spills, shared memory and instructions
 (machine_code.py), predicts a time from the counts (roofline.py), and chooses. No GPU is needed and none is used: what
 it prints as time is a model. Then it compiles the chosen tiles for other models and with the options that are off by
-default, and chooses others for skip_mass where a kernel spills with it. --write puts both choices into configs.py,
-where the launcher reads them, and every row into docs/kernels-report.csv; without it a choice that differs from
-configs.py makes the exit status 1.
+default, and chooses others for skip_mass where a kernel spills with it. --write puts both choices into tiles.py,
+where the launcher reads them, and every row into a CSV file in benchmarks/; without it a choice that differs from
+tiles.py makes the exit status 1.
 """
 
 import argparse
 import csv
+import datetime
 import os
 import re
 import sys
@@ -19,13 +20,15 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from kernels.configs import KERNELS, SKIP_TILES, TILES, Tile, skip_sizes, within
-from kernels.machine_code import Facts, compile_kernel, count
-from kernels.roofline import MACHINES, Prediction, predict
+import triton
 
-ROOT = Path(__file__).resolve().parent.parent
-ROWS = ROOT / "docs" / "kernels-report.csv"
-CONFIGS = ROOT / "kernels" / "configs.py"
+from kernels.tools.machine_code import Facts, compile_kernel, count
+from kernels.tools.roofline import MACHINES, Prediction, predict
+from kernels.triton.tiles import KERNELS, SKIP_TILES, TILES, Tile, skip_sizes, within
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ROOT / "benchmarks"  # kernels-report-triton-VERSION-DATE.csv
+TILES_FILE = ROOT / "kernels" / "triton" / "tiles.py"
 TOKENS = 8192
 CHUNK = 16384  # columns of dL/dlogits that triton_logp.DLOGITS_BYTES allows at 8,192 tokens in bfloat16
 FALCON = "Falcon 11B"
@@ -128,7 +131,7 @@ def sound(rows: list[Row], key: tuple[str, str, str]) -> list[Row]:
     """The tiles of a kernel and target that fit and do not spill, the best prediction first."""
     found = [row for row in rows if row[:3] == key and row.prediction.occupancy and not row.facts.spills]
     if not found:
-        raise RuntimeError(f"no tile of {' '.join(key)} fits without spills; widen kernels.report.space")
+        raise RuntimeError(f"no tile of {' '.join(key)} fits without spills; widen kernels.tools.report.space")
     return sorted(found, key=lambda row: -row.prediction.fraction)
 
 
@@ -162,7 +165,7 @@ def choose_to_skip(chosen: Tiles, rows: list[Row]) -> tuple[Tiles, list[Row]]:
             if not tried[-1].facts.spills:
                 break
         else:
-            raise RuntimeError(f"every tile of {' '.join(key)} spills with skip_mass; widen kernels.report.space")
+            raise RuntimeError(f"every tile of {' '.join(key)} spills with skip_mass; widen kernels.tools.report.space")
         if tile != chosen[key]:
             instead[key] = tile
     return instead, tried
@@ -201,21 +204,25 @@ def describe(chosen: Tiles, rows: list[Row]) -> str:
 
 
 def write(chosen: Tiles, instead: Tiles, rows: list[Row]) -> None:
-    text = CONFIGS.read_text()
+    text = TILES_FILE.read_text()
     for name, tiles in (("TILES", chosen), ("SKIP_TILES", instead)):
         body = "".join(f'    ("{a}", "{e}", "{k}"): Tile{tuple(tile)},\n' for (a, e, k), tile in tiles.items())
         text, found = re.subn(rf"^{name} = {{[^}}]*}}\n", f"{name} = {{\n{body}}}\n", text, flags=re.MULTILINE)
         assert found == 1, name
-    CONFIGS.write_text(text)
-    with ROWS.open("w", newline="") as file:
+    TILES_FILE.write_text(text)
+    for before in ROWS.glob("kernels-report-*.csv"):
+        before.unlink()
+    name = f"kernels-report-triton-{triton.__version__}-{datetime.date.today()}.csv"
+    with (ROWS / name).open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["arch", "element", "kernel", *Tile._fields, *Facts._fields, *Prediction._fields, "note"])
         for row in rows:
             out.writerow([*row[:3], *row.tile, *row.facts, *row.prediction, row.note])
 
 
-def read(file: Path = ROWS) -> list[Row]:
+def read() -> list[Row]:
     """The rows that the last --write left."""
+    (file,) = ROWS.glob("kernels-report-*.csv")
     rows = []
     for values in list(csv.reader(file.open()))[1:]:
         a = 3 + len(Tile._fields)
@@ -240,13 +247,13 @@ def examine_all(jobs: list[Job], processes: int) -> list[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the chosen tiles, in bfloat16, for sm_90")
-    parser.add_argument("--write", action="store_true", help="write configs.py and docs/kernels-report.csv")
+    parser.add_argument("--write", action="store_true", help="write tiles.py and the CSV file in benchmarks/")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     if args.quick and args.write:
         parser.error("--quick looks at too little to choose by; --write takes the whole report")
     if os.environ.get("TRITON_INTERPRET") == "1":
-        print("kernels.report compiles; unset TRITON_INTERPRET", file=sys.stderr)
+        print("kernels.tools.report compiles; unset TRITON_INTERPRET", file=sys.stderr)
         return 2
     v, d = SHAPES[FALCON]
     print(__doc__.split("\n\n")[1], f"\n\nN = {TOKENS:,}, V = {v:,}, D = {d:,}\n\n{HEADER}")
@@ -273,7 +280,7 @@ def main() -> int:
         write(chosen, instead, rows)
     differs = {} if args.write else dict(chosen.items() - TILES.items() | instead.items() ^ SKIP_TILES.items())
     print(
-        f"\nkernels/configs.py {'differs at ' + ', '.join(map(' '.join, differs)) if differs else 'holds this choice'}"
+        f"\nkernels/triton/tiles.py {'differs at ' + ', '.join(map(' '.join, differs)) if differs else 'holds this choice'}"
     )
     print(describe(chosen, rows))
     return bool(differs)

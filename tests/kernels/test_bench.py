@@ -1,4 +1,4 @@
-"""kernels.bench: nothing is timed that is not right, what it reports is what happened, and its memory meter measures."""
+"""kernels.tools.bench: nothing is timed that is not right, it reports what happened, its memory meter measures."""
 
 import json
 import sys
@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels import IMPLEMENTATIONS, bench, bench_cases
-from kernels.bench_cases import BETA, QUICK, dpo_step, make_inputs, run_step
+from kernels import IMPLEMENTATIONS
 from kernels.reference import reference_logp
+from kernels.tools import bench, bench_cases
+from kernels.tools.bench_cases import BETA, QUICK, dpo_step, make_inputs, run_step
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the resident set's peak is read from /proc")
 

@@ -1,4 +1,4 @@
-"""Time and peak memory of every log-prob implementation that this machine can run: `python -m kernels.bench`.
+"""Time and peak memory of every log-prob implementation that this machine can run: `python -m kernels.tools.bench`.
 
 Nothing is timed before its values and gradients agree with reference.py in float64 on the very inputs of the timing.
 The implementations then take turns, round by round, and each keeps its best time, so that a disturbance meets all of
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from kernels import IMPLEMENTATIONS
-from kernels.bench_cases import BASELINE, CASES, QUICK, Case, Inputs, Step, make_inputs, run_step, steps
+from kernels.tools.bench_cases import BASELINE, CASES, QUICK, Case, Inputs, Step, make_inputs, run_step, steps
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 # largest error allowed, relative to the largest entry of the tensor. In bfloat16 a logit near 4 comes in steps of 1/64
 LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -100,7 +100,7 @@ def peak_memory(step: Step, x: Inputs) -> dict[str, float]:
 def peak_in_fresh_process(implementation: str, case: str, dtype: str) -> dict[str, float] | None:
     """peak_memory of one implementation, None where the system cannot tell."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "kernels.bench", "--case", case, "--dtype", dtype, "--peak", implementation]
+    command = [sys.executable, "-m", "kernels.tools.bench", "--case", case, "--dtype", dtype, "--peak", implementation]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
@@ -178,7 +178,7 @@ def table(rows: list[dict]) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m kernels.tools.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=CASES, action="append", help="default: logp and dpo; on a GPU falcon-11b too")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="default: both")
     parser.add_argument("--rounds", type=int, default=10, help="turns that every implementation gets; default 10")

@@ -11,7 +11,7 @@ import torch
 from kernels.chunked import chunked_logp
 from kernels.online_softmax import EAGER, compiled_steps
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 

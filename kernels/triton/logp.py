@@ -1,6 +1,6 @@
 """Token log-probabilities on a GPU, forward and backward, with the (N, V) logits never in memory.
 
-Launches the kernels of triton_kernels.py with the tiles of configs.py. Peak memory over inputs and gradients: one
+Launches the kernels of logp_kernels.py with the tiles of tiles.py. Peak memory over inputs and gradients: one
 (N, C) chunk of dL/dlogits (DLOGITS_BYTES), float32 dL/dhidden, and (splits, N) partial sums (PARTIAL_BYTES).
 """
 
@@ -11,8 +11,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.configs import Tile, skip_sizes, tiles_for
-from kernels.triton_kernels import dlogits_kernel, forward_kernel, product_kernel
+from kernels.triton.logp_kernels import dlogits_kernel, forward_kernel, product_kernel
+from kernels.triton.tiles import Tile, skip_sizes, tiles_for
 
 DLOGITS_BYTES = 2**28  # a chunk of dL/dlogits alive at once; more only lengthens the two products' inner loops
 PARTIAL_BYTES = 2**25  # partial sums over vocabulary splits; as many splits as fit, so that few tokens fill the chip

@@ -1,4 +1,4 @@
-"""kernels.triton_logp against float64: outputs, every gradient, every address.
+"""kernels.triton.logp against float64: outputs, every gradient, every address.
 
 On a machine with a GPU the kernels run on it. Elsewhere Triton's interpreter runs the same kernel text on the CPU, one
 program after the other: it proves the algebra and, here, which addresses each program touches; it cannot show a race.
@@ -19,11 +19,11 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton_addresses import Addresses  # noqa: E402
 
-from kernels import triton_logp as module  # noqa: E402
-from kernels.configs import INTERPRETER  # noqa: E402
 from kernels.reference import reference_logp  # noqa: E402
-from kernels.triton_kernels import grid_tile  # noqa: E402
-from kernels.triton_logp import INTERPRET, kept_tiles, triton_logp  # noqa: E402
+from kernels.triton import logp as module  # noqa: E402
+from kernels.triton.logp import INTERPRET, kept_tiles, triton_logp  # noqa: E402
+from kernels.triton.logp_kernels import grid_tile  # noqa: E402
+from kernels.triton.tiles import INTERPRETER  # noqa: E402
 
 interpreted = pytest.mark.skipif(not INTERPRET, reason="looks into Triton's interpreter")
 SHAPES = [(37, 48, 301), (1, 16, 64), (5, 7, 3), (64, 64, 512)]  # (N, D, V)

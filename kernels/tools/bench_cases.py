@@ -1,4 +1,4 @@
-"""What kernels/bench.py runs: cases, their inputs, and a step of every implementation on each.
+"""What kernels/tools/bench.py runs: cases, their inputs, and a step of every implementation on each.
 
 liger-kernel and cut-cross-entropy take part when they are installed; nothing here depends on them.
 """

@@ -21,9 +21,11 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from triton_addresses import Addresses  # noqa: E402
 
-from kernels import pointwise, triton_pointwise  # noqa: E402
+from kernels import pointwise  # noqa: E402
 from kernels.pointwise import add_rms_norm, rms_norm, rotate, swiglu  # noqa: E402
-from kernels.triton_pointwise import INTERPRET  # noqa: E402
+from kernels.tools import traffic  # noqa: E402
+from kernels.triton import pointwise as triton_pointwise  # noqa: E402
+from kernels.triton.pointwise import INTERPRET  # noqa: E402
 
 interpreted = pytest.mark.skipif(not INTERPRET, reason="looks into Triton's interpreter")
 EPS = 0.03  # large enough to matter
@@ -295,27 +297,27 @@ def test_the_kernels_move_the_bytes_that_the_model_says(op, shape, monkeypatch):
     watch = Bytes(monkeypatch)
     outputs_and_gradients(*inputs)
     if op == "rotate":
-        assert watch.bytes == pointwise.rotate_bytes(*shape)
+        assert watch.bytes == traffic.rotate_bytes(*shape)
     elif op == "swiglu":
-        assert watch.bytes == pointwise.swiglu_bytes(shape[0] * shape[1])
+        assert watch.bytes == traffic.swiglu_bytes(shape[0] * shape[1])
     else:
         n, d = shape
         summing = 4 * 2 * d + 2 * d  # PyTorch's sum over the partial gradients, which is no launch of ours
-        assert watch.bytes == pointwise.norm_bytes(n, d, op == "add_rms_norm", partials=2) - summing
+        assert watch.bytes == traffic.norm_bytes(n, d, op == "add_rms_norm", partials=2) - summing
 
 
 def test_the_model_counts_what_operations_read_and_write():
     unit = 2 * 6 * 8  # bytes of (6, 8) in bfloat16
-    assert pointwise.eager_bytes(F.gelu, (6, 8)) == 5 * unit  # x, out; grad, x, dx
-    assert pointwise.eager_bytes(lambda x, y: x + y, (6, 8), (6, 8)) == 3 * unit  # gradients pass as they are
-    assert pointwise.eager_bytes(lambda x: x.transpose(0, 1).view(8, 2, 3), (6, 8)) == 0
+    assert traffic.eager_bytes(F.gelu, (6, 8)) == 5 * unit  # x, out; grad, x, dx
+    assert traffic.eager_bytes(lambda x, y: x + y, (6, 8), (6, 8)) == 3 * unit  # gradients pass as they are
+    assert traffic.eager_bytes(lambda x: x.transpose(0, 1).view(8, 2, 3), (6, 8)) == 0
     # silu 2, product 3; backward: two products 3 each, silu 3
-    assert pointwise.eager_bytes(swiglu, (6, 8), (6, 8)) == 14 * unit
-    assert pointwise.distinct_bytes(torch.zeros(5, 1).expand(5, 7)) == 4 * 5
+    assert traffic.eager_bytes(swiglu, (6, 8), (6, 8)) == 14 * unit
+    assert traffic.distinct_bytes(torch.zeros(5, 1).expand(5, 7)) == 4 * 5
 
 
 def test_every_operation_with_a_kernel_is_worth_it_and_no_other(capsys):
-    pointwise.main()
+    traffic.main()
     out = capsys.readouterr().out
     assert "Not a measurement" in out
     verdicts = dict(line.split(": ") for line in out.splitlines()[-3:])
@@ -331,7 +333,7 @@ def test_every_kernel_compiles_for_every_target_without_spilling(tmp_path):
     """In a process of its own: the interpreter's variable must not be set where kernels are compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-m", "kernels.triton_pointwise"]
+    command = [sys.executable, "-m", "kernels.tools.pointwise_report"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""Which tiles each kernel runs with on each GPU: chosen, and written here, by `python -m kernels.report --write`."""
+"""Which tiles each kernel runs with on each GPU: chosen, and written here, by `python -m kernels.tools.report --write`."""
 
 from typing import NamedTuple
 

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 @pytest.fixture(scope="module")
 def written():
-    """What `python -m kernels.report --write` last wrote; the kernels are not touched."""
-    from kernels import report
+    """What `python -m kernels.tools.report --write` last wrote; the kernels are not touched."""
+    from kernels.tools import report
 
     return report.read()
 
@@ -26,8 +26,8 @@ def rows(written):
 
 
 def test_the_launcher_runs_with_the_tiles_that_the_report_chose(rows):
-    from kernels import report
-    from kernels.configs import KERNELS, TILES, tiles_for
+    from kernels.tools import report
+    from kernels.triton.tiles import KERNELS, TILES, tiles_for
 
     assert report.choose(rows) == TILES
     for arch in report.MACHINES:
@@ -36,8 +36,8 @@ def test_the_launcher_runs_with_the_tiles_that_the_report_chose(rows):
 
 
 def test_no_chosen_tile_spills_and_every_one_fits(rows):
-    from kernels.configs import TILES
-    from kernels.roofline import MACHINES
+    from kernels.tools.roofline import MACHINES
+    from kernels.triton.tiles import TILES
 
     chosen = [row for row in rows if TILES[row[:3]] == row.tile]
     assert len(chosen) == len(TILES) == 4 * 2 * 4
@@ -48,8 +48,8 @@ def test_no_chosen_tile_spills_and_every_one_fits(rows):
 
 
 def test_no_tile_spills_with_an_option_or_another_model(written):
-    from kernels import report
-    from kernels.configs import SKIP_TILES, TILES, tiles_for
+    from kernels.tools import report
+    from kernels.triton.tiles import SKIP_TILES, TILES, tiles_for
 
     def shape(arch, element, kernel, tile, *_):
         return arch, element, kernel, tile._replace(group=0)  # the group changes no instruction
@@ -73,7 +73,7 @@ def test_no_tile_spills_with_an_option_or_another_model(written):
 
 
 def test_forward_on_sm_90_is_predicted_at_three_quarters_of_the_roof(rows):
-    from kernels.configs import TILES
+    from kernels.triton.tiles import TILES
 
     key = ("sm_90", "bfloat16", "forward")
     row = next(row for row in rows if row[:4] == (*key, TILES[key]))
@@ -81,7 +81,7 @@ def test_forward_on_sm_90_is_predicted_at_three_quarters_of_the_roof(rows):
 
 
 def test_predictions_follow_from_the_counts(rows):
-    from kernels import report
+    from kernels.tools import report
 
     for row in rows[::17]:
         shape = report.product_shape(row.kernel, *report.SHAPES[report.FALCON])
@@ -89,7 +89,7 @@ def test_predictions_follow_from_the_counts(rows):
 
 
 def test_a_prediction_never_beats_the_roof(rows):
-    from kernels.roofline import MACHINES
+    from kernels.tools.roofline import MACHINES
 
     for row in rows:
         p = row.prediction
@@ -100,7 +100,7 @@ def test_a_prediction_never_beats_the_roof(rows):
 
 
 def test_the_counter_reads_loops_spills_and_widths():
-    from kernels.machine_code import instructions, local_bytes, shared_bytes, slots
+    from kernels.tools.machine_code import instructions, local_bytes, shared_bytes, slots
 
     sass = """
         /*0000*/                   LDG.E.128 R4, [R2.64] ;
@@ -127,20 +127,22 @@ def test_the_counter_reads_loops_spills_and_widths():
 def test_quick_report_compiles_here_and_counts_what_the_table_says(rows):
     """In a process of its own: the interpreter's variable must not be set where kernels are compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kernels.report", "--quick"]
+    command = [sys.executable, "-m", "kernels.tools.report", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
-    from kernels import report
-    from kernels.configs import TILES
+    from kernels.tools import report
+    from kernels.triton.tiles import TILES
 
     for row in rows:
         if row[:2] == ("sm_90", "bfloat16") and TILES[row[:3]] == row.tile:
-            assert report.line(row) in done.stdout, "the compiler counts otherwise now: run kernels.report --write"
+            assert report.line(row) in done.stdout, (
+                "the compiler counts otherwise now: run kernels.tools.report --write"
+            )
     assert "nobody has run it" in done.stdout.splitlines()[-1]
 
 
 def test_the_report_refuses_the_interpreter():
-    command = [sys.executable, "-m", "kernels.report", "--quick"]
+    command = [sys.executable, "-m", "kernels.tools.report", "--quick"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
     assert done.returncode == 2 and "TRITON_INTERPRET" in done.stderr
