@@ -10,8 +10,10 @@ compute the same numbers and gradients without ever holding the (N, V) logits, i
 import functools
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from kernels import evidence
 from kernels.chunked import chunked_logp
 from kernels.reference import reference_logp
 
@@ -30,12 +32,17 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def choose_logp(dtype: torch.dtype, device: torch.device) -> str:
+    """What "auto" is: triton on a card on which these kernels have passed their tests (evidence.py), else chunked."""
+    served = dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return "triton" if served and not evidence.why_not("logp", device) else "chunked"
+
+
 def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "auto") -> Tensor:
     """Log-probability of each target under the distribution that the head gives at its hidden state.
 
     hidden: (N, D) floating point; weight: (V, D) in the same dtype; targets: (N,) int64 in [0, V).
-    impl: any key of IMPLEMENTATIONS, or "auto" for the one we trust most: chunked, on every device, as long as no GPU has
-        run the tests of triton (docs/kernels.md).
+    impl: any key of IMPLEMENTATIONS, or "auto" for what choose_logp names.
 
     Returns (N,) float32 (float64 for float64 inputs), differentiable in hidden and weight.
     Raises ValueError for shapes that do not fit or an unknown impl.
@@ -46,7 +53,7 @@ def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "au
             f"{tuple(weight.shape)}, {tuple(targets.shape)}"
         )
     if impl == "auto":
-        impl = "chunked"
+        impl = choose_logp(hidden.dtype, hidden.device)
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"unknown impl {impl!r}; choose from auto, {', '.join(IMPLEMENTATIONS)}")
     return IMPLEMENTATIONS[impl](hidden, weight, targets)

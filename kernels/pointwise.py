@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels import evidence
+
 IMPLEMENTATIONS = ("auto", "reference", "triton")
 
 
@@ -23,15 +25,21 @@ def use_triton(impl: str, *tensors: Tensor) -> bool:
 
         triton_pointwise.check(*tensors)
         return True
-    return False
+    return impl == "auto" and choose_pointwise(tensors[0].dtype, tensors[0].device) == "triton"
+
+
+def choose_pointwise(dtype: torch.dtype, device: torch.device) -> str:
+    """What "auto" is: triton on a card on which these kernels have passed their tests (evidence.py), else reference."""
+    served = dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return "triton" if served and not evidence.why_not("pointwise", device) else "reference"
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, impl: str = "auto") -> Tensor:
     """weight · x / sqrt(mean(x²) + eps) over the last dimension, in float32 at least (RMSNorm, arXiv 1910.07467).
 
     x: (..., D); weight: (D,). Returns (..., D). The definition rounds to the dtype of x before it multiplies by the
-    weight, the kernel afterwards. impl: "reference" or "triton"; "auto" is the definition, as long as no GPU has
-    run the tests of the kernels. With the kernel, second derivatives are not to be had.
+    weight, the kernel afterwards. impl: "reference" or "triton", or "auto" for
+    what choose_pointwise names. With the kernel, second derivatives are not to be had.
     Raises ValueError for a weight that does not fit, an unknown impl, or "triton" where no kernel can run.
     """
     if weight.shape != x.shape[-1:]:

@@ -261,6 +261,8 @@ def test_tiles_follow_the_budget():
     assert tile_columns(5000, torch.float32, 2**20) == 52, "unless there is no room for one"
     assert tile_columns(256, torch.bfloat16, steps=Steps(*EAGER)) == 4 * tile_columns(256, torch.bfloat16)
     assert tile_columns(256, torch.float32, steps=Steps(*EAGER)) == tile_columns(256, torch.float32) == 8192
+    assert tile_columns(16384, torch.bfloat16, device="cuda") == 4096, "16 tiles of 65,024 columns, not 508"
+    assert tile_columns(16384, torch.bfloat16) == 128
     assert tile_columns(10**9, torch.float32, 2**20) == tile_columns(0, torch.float32, 1) == 1
     n, v = 32, 4096
     hidden, weight, targets, upstream = problem(n, 2, v, torch.float32)
