@@ -32,7 +32,7 @@ def read() -> list[dict[str, str]]:
 
 
 def missing(kind: str, card: str, triton: str, entries: list[dict[str, str]]) -> str:
-    """ "" where an entry vouches for this kind of kernel on this card under this Triton; else what none vouches for."""
+    """Why no entry vouches for this kind of kernel on this card under this Triton; the empty string where one does."""
     entries = [entry for entry in entries if (entry["kind"], entry["card"]) == (kind, card)]
     if not entries:
         return f"no record of their tests on {card}"
@@ -46,7 +46,7 @@ def missing(kind: str, card: str, triton: str, entries: list[dict[str, str]]) ->
 
 @functools.cache
 def why_not(kind: str, device: torch.device) -> str:
-    """ "" where `auto` may take the Triton kernels of a kind on this device; else the reason, in words for a person."""
+    """Why `auto` does not take the kernels of a kind on a device, for a person; the empty string where it does."""
     if device.type != "cuda":
         return f"they are for a GPU, not for {device.type}"
     if not find_spec("triton"):

@@ -25,7 +25,8 @@ def use_triton(impl: str, *tensors: Tensor) -> bool:
 
         triton_pointwise.check(*tensors)
         return True
-    return impl == "auto" and choose_pointwise(tensors[0].dtype, tensors[0].device) == "triton"
+    one_dtype = len({t.dtype for t in tensors}) == 1
+    return impl == "auto" and one_dtype and choose_pointwise(tensors[0].dtype, tensors[0].device) == "triton"
 
 
 def choose_pointwise(dtype: torch.dtype, device: torch.device) -> str:
