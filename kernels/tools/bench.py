@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from kernels import IMPLEMENTATIONS
-from kernels.tools.bench_cases import BASELINE, CASES, QUICK, Case, Inputs, Step, make_inputs, run_step, steps
+from kernels.tools.bench_cases import BASELINE, CASES, QUICK, Case, DPOStep, Inputs, Step, make_inputs, run_step, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -40,6 +40,12 @@ def errors(got: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> dict[str, floa
     """Largest error of each tensor over the largest entry that it should have."""
     pairs = zip(("value", "d_hidden", "d_weight"), got, truth, strict=True)
     return {name: ((a.double() - b).abs().max() / b.abs().max()).item() for name, a, b in pairs}
+
+
+@torch.no_grad()
+def margin_error(step: DPOStep, x: Inputs, truth: DPOStep, exact: Inputs) -> float:
+    """How far the worst of the pairs' margins is off, in nats: what the dtype of the log-probabilities does to DPO."""
+    return (step.margins(x).double() - truth.margins(exact)).abs().max().item()
 
 
 def synchronise(x: Inputs) -> None:
@@ -119,13 +125,16 @@ def measure(name: str, dtype: str, args: argparse.Namespace, device: str) -> lis
     case = (QUICK if args.quick else CASES)[name]
     x = make_inputs(case, getattr(torch, dtype), device)
     candidates = steps(case, compiled=not args.quick)
-    truth = run_step(candidates[BASELINE], x.to(torch.float64))
+    exact = x.to(torch.float64)
+    truth = run_step(candidates[BASELINE], exact)
     rows = {}
     for implementation, step in candidates.items():
         row = rows[implementation] = {"case": name, "dtype": dtype, "implementation": implementation}
         try:
             row["errors"] = errors(run_step(step, x), truth)
             row["parity"] = all(error <= LIMITS[dtype] for error in row["errors"].values())
+            if isinstance(step, DPOStep):
+                row["margin_nats"] = margin_error(step, x, candidates[BASELINE], exact)
         except Exception as problem:  # a competitor may fail in any way it likes; the others are still measured
             row["failed"] = f"{type(problem).__name__}: {problem}".splitlines()[0]
     passed = {implementation: row for implementation, row in rows.items() if row.get("parity")}
@@ -158,22 +167,24 @@ def describe(case: Case) -> str:
 def table(rows: list[dict]) -> str:
     """Markdown: milliseconds and mebibytes over the inputs, forward / backward."""
     lines = [
-        "| implementation | error: value, dH, dW | forward, ms | backward, ms | both, ms | ratio | peak, MiB |",
-        "|---|---|---|---|---|---|---|",
+        "| implementation | error: value, dH, dW | margin off by, nats | forward, ms | backward, ms | both, ms | ratio |"
+        " peak, MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if "failed" in row:
-            lines.append(f"| {row['implementation']} | did not run: {row['failed'][:80]} | | | | | |")
+            lines.append(f"| {row['implementation']} | did not run: {row['failed'][:80]} | | | | | | |")
             continue
         error = ", ".join(f"{e:.0e}" for e in row["errors"].values())
         if not row["parity"]:
-            lines.append(f"| {row['implementation']} | {error}: **too far off, not timed** | | | | | |")
+            lines.append(f"| {row['implementation']} | {error}: **too far off, not timed** | | | | | | |")
             continue
         times = " | ".join(f"{1e3 * row['seconds'][part]:.3g}" for part in ("forward", "backward", "both"))
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else "?"
         peaks = row["peak_mib"]
         peak = "?" if peaks is None else f"{peaks['forward']:.0f} / {peaks['backward']:.0f}"
-        lines.append(f"| {row['implementation']} | {error} | {times} | {ratio} | {peak} |")
+        margin = f"{row['margin_nats']:.0e}" if "margin_nats" in row else ""
+        lines.append(f"| {row['implementation']} | {error} | {margin} | {times} | {ratio} | {peak} |")
     return "\n".join(lines)
 
 

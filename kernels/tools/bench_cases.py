@@ -6,6 +6,7 @@ liger-kernel and cut-cross-entropy take part when they are installed; nothing he
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from kernels import IMPLEMENTATIONS
 
 BETA = 0.1
 BASELINE = "reference"
+HAS_TORCH_OP = hasattr(F, "linear_cross_entropy")  # torch 2.13 and newer
 NOTHING = -100  # the label that liger-kernel skips
 
 
@@ -101,22 +103,28 @@ def logp_step(fn: Logp) -> Step:
     return lambda x: fn(x.hidden[0], x.weight, x.targets[0])
 
 
-def dpo_step(fn: Logp, all_tokens: bool = False) -> Step:
+@dataclass(frozen=True)
+class DPOStep:
     """Mean DPO loss, from the response's log-probabilities alone, or from all of which the prompt's are then masked."""
 
-    def sums(hidden: Tensor, weight: Tensor, x: Inputs) -> Tensor:
-        chosen = torch.ones_like(x.mask) if all_tokens else x.mask
-        logp = fn(hidden[chosen], weight, x.targets[chosen])
+    fn: Logp
+    all_tokens: bool = False
+
+    def __call__(self, x: Inputs) -> Tensor:
+        return -F.logsigmoid(BETA * self.margins(x)).mean()
+
+    def margins(self, x: Inputs) -> Tensor:
+        """Each pair's difference of log-ratios, in nats and in the dtype of the log-probabilities. # (B / 2,)"""
+        with torch.no_grad():
+            ref = self.sums(x.ref_hidden, x.ref_weight, x)  # (B,)
+        chosen, rejected = (self.sums(x.hidden, x.weight, x) - ref).chunk(2)
+        return chosen - rejected
+
+    def sums(self, hidden: Tensor, weight: Tensor, x: Inputs) -> Tensor:
+        chosen = torch.ones_like(x.mask) if self.all_tokens else x.mask
+        logp = self.fn(hidden[chosen], weight, x.targets[chosen])
         logp = logp.new_zeros(x.mask.shape).index_put(chosen.nonzero(as_tuple=True), logp)  # (B, T)
         return (logp * x.mask).sum(dim=1)
-
-    def step(x: Inputs) -> Tensor:
-        with torch.no_grad():
-            ref = sums(x.ref_hidden, x.ref_weight, x)  # (B,)
-        chosen, rejected = (BETA * (sums(x.hidden, x.weight, x) - ref)).chunk(2)
-        return -F.logsigmoid(chosen - rejected).mean()
-
-    return step
 
 
 def liger_step() -> Step:
@@ -136,10 +144,22 @@ def plain_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return F.log_softmax((hidden @ weight.T).float(), dim=1).gather(1, targets[:, None])[:, 0]
 
 
-def cce(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def torch_op(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """PyTorch's own, since 2.13; what it returns is in the dtype of its inputs."""
+    options = torch.nn.LinearCrossEntropyOptions()
+    return -F.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options)
+
+
+def cce(hidden: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Tensor:
     from cut_cross_entropy import linear_cross_entropy
 
-    return -linear_cross_entropy(hidden, weight, targets, impl="torch_compile", reduction="none")
+    return -linear_cross_entropy(hidden, weight, targets, reduction="none", **({"impl": "torch_compile"} | options))
+
+
+def liger_scaled(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
+
+    return -LigerFusedLinearScaledCrossEntropyFunction.apply(hidden, weight, targets)
 
 
 def steps(case: Case, compiled: bool = True) -> dict[str, Step]:
@@ -149,14 +169,18 @@ def steps(case: Case, compiled: bool = True) -> dict[str, Step]:
     """
     functions = {name: fn for name, fn in IMPLEMENTATIONS.items() if name != "triton" or torch.cuda.is_available()}
     functions["log_softmax"] = plain_logp
+    if HAS_TORCH_OP:
+        functions["F.linear_cross_entropy"] = torch_op
     if compiled:
         functions["torch.compile"] = torch.compile(plain_logp)
     if compiled and importlib.util.find_spec("cut_cross_entropy"):
         functions["cut-cross-entropy"] = cce
+    if compiled and importlib.util.find_spec("liger_kernel"):
+        functions["liger scaled cross entropy"] = liger_scaled
     if not case.pairs:
         return {name: logp_step(fn) for name, fn in functions.items()}
-    found = {BASELINE: dpo_step(functions["reference"], all_tokens=True)}
-    found |= {f"{name}, responses": dpo_step(fn) for name, fn in functions.items()}
+    found = {BASELINE: DPOStep(functions["reference"], all_tokens=True)}
+    found |= {f"{name}, responses": DPOStep(fn) for name, fn in functions.items()}
     if compiled and importlib.util.find_spec("liger_kernel"):
         found["liger-kernel"] = liger_step()
     return found

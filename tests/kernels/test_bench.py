@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from kernels import IMPLEMENTATIONS
 from kernels.reference import reference_logp
 from kernels.tools import bench, bench_cases
-from kernels.tools.bench_cases import BETA, QUICK, dpo_step, make_inputs, run_step
+from kernels.tools.bench_cases import BETA, QUICK, DPOStep, make_inputs, run_step
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the resident set's peak is read from /proc")
 
@@ -70,11 +70,11 @@ def test_one_that_cannot_run_does_not_stop_the_others(tmp_path, capsys, monkeypa
 
 
 @pytest.mark.parametrize("all_tokens", [False, True])
-def test_the_dpo_step_is_dpo(all_tokens):
+def test_the_DPOStep_is_dpo(all_tokens):
     """Against the loss written out for one pair after the other; prompts have no say in it, nor a gradient."""
     case = QUICK["dpo"]
     x = make_inputs(case, torch.float64, "cpu")
-    loss, d_hidden, _ = run_step(dpo_step(reference_logp, all_tokens), x)
+    loss, d_hidden, _ = run_step(DPOStep(reference_logp, all_tokens), x)
 
     def ratio(row):
         policy = torch.log_softmax(x.hidden[row] @ x.weight.T, dim=1)

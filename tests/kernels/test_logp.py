@@ -1,5 +1,7 @@
 """kernels.linear_logp against float64, forward and every gradient, with a different upstream gradient for every token."""
 
+import os
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +12,7 @@ from kernels.chunked import chunked_logp, tile_columns
 from kernels.online_softmax import EAGER, Steps
 from kernels.reference import reference_logp
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(1, 1, 2), (7, 5, 11), (37, 48, 301), (16, 32, 128)]  # (N, D, V)
 
 
@@ -20,7 +23,7 @@ def problem(n, d, v, dtype=torch.float64, seed=0):
     weight = torch.randn(v, d, generator=g, dtype=torch.float64)
     targets = torch.randint(v, (n,), generator=g)
     upstream = torch.randn(n, generator=g, dtype=torch.float64)
-    return hidden.to(dtype), weight.to(dtype), targets, upstream
+    return hidden.to(DEVICE, dtype), weight.to(DEVICE, dtype), targets.to(DEVICE), upstream.to(DEVICE)
 
 
 def outputs_and_gradients(fn, hidden, weight, targets, upstream):
@@ -45,6 +48,7 @@ class Largest(TorchDispatchMode):
 @pytest.fixture
 def poisoned_memory():
     """torch.empty gives NaN, so that reading what was never written shows."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which determinism asks for on a GPU
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all() and torch.empty(4).new_empty(3, dtype=torch.bfloat16).isnan().all()
     yield
@@ -97,7 +101,7 @@ def test_low_precision_error_stays_within_the_naive_one(impl):
 @pytest.mark.parametrize("impl", list(IMPLEMENTATIONS))
 def test_extreme_logits_repeated_and_last_targets(impl):
     hidden, weight, _, upstream = problem(6, 4, 10, torch.float32)
-    targets = torch.tensor([9, 9, 9, 0, 0, 9])
+    targets = torch.tensor([9, 9, 9, 0, 0, 9], device=DEVICE)
     got = outputs_and_gradients(lambda h, w, t: linear_logp(h, w, t, impl), hidden * 300, weight, targets, upstream)
     truth = outputs_and_gradients(reference_logp, hidden.double() * 300, weight.double(), targets, upstream)
     for a, t in zip(got, truth, strict=True):
@@ -244,7 +248,7 @@ def test_a_confident_token_keeps_its_digits():
 def test_a_target_of_many_tokens_is_summed_before_it_is_rounded():
     """512 tokens with one target: in bfloat16, a sum rounded at every token would stand still after some hundred."""
     hidden, weight, targets, _ = problem(512, 8, 20, torch.bfloat16, seed=4)
-    hidden, targets, upstream = hidden.abs(), torch.full_like(targets, 7), torch.ones(512)
+    hidden, targets, upstream = hidden.abs(), torch.full_like(targets, 7), torch.ones(512, device=DEVICE)
     _, _, truth = outputs_and_gradients(reference_logp, hidden.double(), weight.double(), targets, upstream)
     _, _, got = outputs_and_gradients(lambda h, w, t: chunked_logp(h, w, t, 6), hidden, weight, targets, upstream)
     print(truth[7], got[7])

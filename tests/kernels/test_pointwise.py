@@ -223,10 +223,13 @@ def test_auto_on_a_cpu_is_the_definition_to_the_bit(op, shape):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_only_triton_takes_the_kernels():
+def test_triton_takes_the_kernels_and_auto_where_they_passed_their_tests(monkeypatch):
     x = torch.ones(1, device=DEVICE)
-    assert pointwise.use_triton("triton", x)
-    assert not pointwise.use_triton("auto", x) and not pointwise.use_triton("reference", x)
+    assert pointwise.use_triton("triton", x) and not pointwise.use_triton("reference", x)
+    for reason in ("", "no record"):
+        monkeypatch.setattr(pointwise.evidence, "why_not", lambda kind, device, reason=reason: reason)
+        assert pointwise.use_triton("auto", x) == (not reason)
+        assert not pointwise.use_triton("auto", x.double()) and not pointwise.use_triton("auto", x, x.bfloat16())
 
 
 @pytest.mark.parametrize(("op", "shape"), ONE_EACH)
