@@ -27,7 +27,8 @@ test-oldest: $(OLDEST_VENV)/ready
 
 $(OLDEST_VENV)/ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable . pytest
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+		--editable . pytest
 	touch $@
 
 # the kernels' tests on a GPU, where there is one; `make test` runs them in Triton's interpreter
