@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+OLDEST_VENV ?= .venv-oldest
 
-.PHONY: setup demo test test-gpu test-lm-eval lint figures kernels-report bench bench-gpu bench-generate
+.PHONY: setup demo test test-oldest test-gpu test-lm-eval lint figures kernels-report bench bench-gpu bench-generate
 
 setup: $(VENV)/ready
 
@@ -19,6 +20,16 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -q
+
+# the fast tests with the oldest versions supported: torch 2.11 with CUDA, as there is no other, so 3 GB to download
+test-oldest: $(OLDEST_VENV)/ready
+	$(OLDEST_VENV)/bin/python -m pytest -q -m "not slow"
+
+$(OLDEST_VENV)/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+		--editable . pytest
+	touch $@
 
 # the kernels' tests on a GPU, where there is one; `make test` runs them in Triton's interpreter
 test-gpu: setup

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import torch
 import torch.multiprocessing
@@ -107,46 +108,49 @@ def compile_all(jobs: list[Job]) -> None:
     part.row("compile", variants=len(jobs), seconds=round(time.monotonic() - start, 1), problems=problems)
 
 
+def describe(tile: Tile) -> str:
+    size = f"{tile.rows}x{tile.columns}x{tile.inner}"
+    return f"{size} {tile.warps} warps {tile.stages} stages group {tile.group}" + " tma" * tile.tma
+
+
+def one(buffers: Buffers, kernel: str, tile: Tile, expected: list[Tensor]) -> None:
+    """Time one launch. expected: what the first of a kernel's tiles computed, which that one puts there."""
+    run, operations = buffers.launch(kernel, tile)
+    got = run().clone()
+    first = not expected
+    expected.extend([got.double()] if first else [])
+    ms = milliseconds(run)
+    off = error(got, expected[0])
+    part.row(f"{kernel} {describe(tile)}", ms=ms, tflops=operations / ms / 1e9, chosen=first, off=off)
+
+
 def main() -> None:
     jobs = [(kernel, tile) for kernel in KERNELS for tile in variants(kernel)]
     if CUDA:
-        part.attempt("compile", lambda: compile_all(jobs), need=20)
+        part.attempt("compile", compile_all, jobs, need=20)
     buffers = Buffers()
     for kernel in KERNELS:
         a, b = buffers.product(kernel)
         out = torch.empty(a.shape[0], b.shape[1], device=DEVICE, dtype=torch.bfloat16)
-        ms = milliseconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
+        ms = milliseconds(partial(torch.mm, a, b, out=out))
         part.row(f"{kernel} vendor's product", ms=ms, tflops=2 * a.shape[0] * a.shape[1] * b.shape[1] / ms / 1e9)
         del out
         expected: list[Tensor] = []
         for tile in variants(kernel):
-            name = f"{kernel} {tile.rows}x{tile.columns}x{tile.inner} {tile.warps} warps {tile.stages} stages group "
-            name += f"{tile.group}" + " tma" * tile.tma
-
-            def one(
-                kernel: str = kernel, tile: Tile = tile, name: str = name, expected: list[Tensor] = expected
-            ) -> None:
-                run, operations = buffers.launch(kernel, tile)
-                got = run().clone()
-                expected.extend([] if expected else [got.double()])
-                ms = milliseconds(run)
-                off = error(got, expected[0])
-                part.row(name, ms=ms, tflops=operations / ms / 1e9, chosen=tile == variants(kernel)[0], off=off)
-
-            part.attempt(name, one, need=3)
+            part.attempt(f"{kernel} {describe(tile)}", one, buffers, kernel, tile, expected, need=3)
     hidden, weight = (t.requires_grad_() for t in (buffers.hidden, buffers.weight))
+
+    def step() -> None:
+        hidden.grad = weight.grad = None
+        logp.triton_logp(hidden, weight, buffers.targets).backward(buffers.grad)
+
+    def both(name: str, chunk: int) -> None:
+        logp.DLOGITS_BYTES = chunk
+        part.row(name, ms=milliseconds(step, rounds=5))
+
     for chunk in CHUNKS:
-
-        def both(chunk: int = chunk) -> None:
-            logp.DLOGITS_BYTES = chunk
-
-            def step() -> None:
-                hidden.grad = weight.grad = None
-                logp.triton_logp(hidden, weight, buffers.targets).backward(buffers.grad)
-
-            part.row(f"forward and backward, chunks of {chunk // 2**20} MiB", ms=milliseconds(step, rounds=5))
-
-        part.attempt(f"forward and backward, chunks of {chunk // 2**20} MiB", both, need=3)
+        name = f"forward and backward, chunks of {chunk // 2**20} MiB"
+        part.attempt(name, both, name, chunk, need=3)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ INTERPRET: the kernel runs in Triton's interpreter, whose bfloat16 needs help (s
 import triton
 import triton.language as tl
 
+from kernels.triton.interpreter import repair_interpreter
+
+repair_interpreter()
+
 
 @triton.jit
 def grid_tile(pid, rows, columns, GROUP: tl.constexpr):

@@ -130,15 +130,17 @@ def test_quick_report_compiles_here_and_counts_what_the_table_says(rows):
     command = [sys.executable, "-m", "kernels.tools.report", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
+    assert "nobody has run it" in done.stdout.splitlines()[-1]
+    import triton
+
+    if f"triton=={triton.__version__}" not in (ROOT / "constraints.txt").read_text().splitlines():
+        pytest.skip(f"Triton {triton.__version__} counts otherwise than the release in constraints.txt, the table's")
     from kernels.tools import report
     from kernels.triton.tiles import TILES
 
     for row in rows:
         if row[:2] == ("sm_90", "bfloat16") and TILES[row[:3]] == row.tile:
-            assert report.line(row) in done.stdout, (
-                "the compiler counts otherwise now: run kernels.tools.report --write"
-            )
-    assert "nobody has run it" in done.stdout.splitlines()[-1]
+            assert report.line(row) in done.stdout, "the compiler counts otherwise: run kernels.tools.report --write"
 
 
 def test_the_report_refuses_the_interpreter():
