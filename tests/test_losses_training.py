@@ -12,12 +12,12 @@ from loss_checks import inputs
 
 import train
 from align.config import load_config
-from align.dataset import mismatch
+from align.data.encode import Group
 from align.errors import UserError
 from align.losses import LOSSES, build_loss
+from align.sources import mismatch
 from align.tiny.build import write_lines, write_model
 from align.tiny.world import World as TinyWorld
-from align.tokens import Group
 
 MIXTURES = ["dpo+sft", "nca+bco", "ld_dpo+wpo+tdpo"]
 NAMES = [*LOSSES, *MIXTURES]

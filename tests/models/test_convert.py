@@ -23,7 +23,7 @@ from align.models import (
     save_model,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 VARIANTS = json.loads((GOLDEN / "index.json").read_text())["variants"]
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 SHARD = "model-00002-of-00004.safetensors"

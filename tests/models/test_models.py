@@ -14,7 +14,7 @@ from align.models.config import Rope
 from align.models.layers import RMSNorm, alibi_slopes, rotary, rotate
 from kernels import IMPLEMENTATIONS
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 INDEX = json.loads((GOLDEN / "index.json").read_text())
 TOLERANCE = INDEX["tolerance"]
 VARIANTS = INDEX["variants"]
