@@ -70,7 +70,7 @@ def check_output(config: Config) -> Path | None:
 
 
 def claim_output(config: Config, done: int, world: World) -> Path:
-    """Make the output folder a run's own: config.toml, and metrics.jsonl trimmed to the `done` steps of its checkpoint."""
+    """Make the output folder the run's: config.toml, and metrics.jsonl trimmed to the `done` steps of its checkpoint."""
     output = Path(config.output)
     world.barrier()  # nothing is written before every rank has found the folder free
     if world.main:

@@ -130,9 +130,7 @@ def load_weights(model: nn.Module, path: Path | str, local: Local = whole) -> No
         raise UserError(f"{folder}: tensor {missing[0]} is missing{and_more(missing)}")
     known = params.keys() | aliases
     if extra := [name for name in where if name not in known and not name.endswith(IGNORED)]:
-        raise UserError(
-            f"{where[extra[0]]}: tensor {extra[0]} has no place in this model{and_more(extra)}; see config.json"
-        )
+        raise UserError(f"{where[extra[0]]}: unexpected tensor {extra[0]}{and_more(extra)}; see config.json")
     for path in dict.fromkeys(where.values()):
         with opened(path) as file, torch.no_grad():
             for name in file.keys():  # noqa: SIM118

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import GOLDEN
 from tokenizer_folder import EOS, PAD
 
 from align.data import collate, load_tokenizer
-from align.data.batches import batch_indices, split_batch
+from align.data.batches import Dataset, batch_indices, split_batch
 from align.data.encode import Group
 from align.errors import UserError
 
@@ -119,3 +120,32 @@ def test_split_by_hand():
     # four chunks for three prompts: rank 1's second holds a filler
     assert split_batch([7, 7, 7], 0, 2, 1) == [([0], 1), ([2], 1)]
     assert split_batch([7, 7, 7], 1, 2, 1) == [([1], 1), ([2], 0)]
+
+
+def test_a_dataset_deals_every_batch_to_its_ranks():
+    groups = [Group([1] * (1 + i % 4), [[5] * (1 + i % 3), [6] * (1 + i % 5)], i) for i in range(13)]
+    one = Dataset(groups, 11, 3, 6, 2, 0, 0, 0, 1, torch.device("cpu"))
+    assert one.held_out == range(11, 13) and one.visited() == {*range(13)}, "18 positions go round the 11 prompts"
+    batch = one.global_batch(1)
+    assert batch == batch_indices(11, 1, 6, 0)
+    for world_size in (1, 2, 3):
+        dealt = {}
+        for rank in range(world_size):
+            for part, positions in replace(one, rank=rank, world_size=world_size).micro_batches(batch):
+                assert len(part.index) <= 2 and part.n == len(positions)
+                dealt |= zip(positions.tolist(), part.index[: part.n].tolist(), strict=True)
+        assert [dealt[position] for position in range(6)] == batch
+    assert one.n_tokens([0, 1]) == (2 * 1 + 1 + 1) + (2 * 2 + 2 + 2)
+    assert one.tokens_per_prompt([0, 1]) == 1.5
+
+
+def test_a_datasets_id_is_that_of_all_it_learns_from():
+    groups = [Group([1], [[2], [3]], i, scores=[1.0, 0.0]) for i in range(3)]
+    data = Dataset(groups, 2, 1, 1, 1, 0, 0, 0, 1, torch.device("cpu"))
+    others = [
+        replace(data, n_train=3),
+        replace(data, groups=[replace(groups[0], scores=[2.0, 0.0]), *groups[1:]]),
+        replace(data, groups=[replace(groups[0], prompt_ids=[7]), *groups[1:]]),
+    ]
+    assert len({d.id for d in [data, *others]}) == 4
+    assert replace(data, steps=9, batch_size=2, seed=5, rank=1, world_size=2).id == data.id
