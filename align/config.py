@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from align.errors import UserError, nearest
+from align.files import read_toml
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
-from align.toml import read_toml
 from kernels import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,9 +41,9 @@ class ModelSection:
 class DataSection:
     path: str = key("", "preference file: .jsonl, .jsonl.gz, .json or .parquet")
     eval_path: str = key("", "held-out preference file, measured as eval/... and never trained on")
-    template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and answers become text")
-    max_length: int = key(1024, "most tokens of prompt + answer; longer prompts lose their oldest tokens")
-    overlong: str = key("drop", "an answer that does not fit", ("drop", "error", "truncate"))
+    template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and responses become text")
+    max_length: int = key(1024, "most tokens of prompt + response; longer prompts lose their oldest tokens")
+    overlong: str = key("drop", "a response that does not fit", ("drop", "error", "truncate"))
     bad_rows: str = key(
         "auto",
         "a row that cannot be used: stop, or drop and count; auto stops, but for the few dialogues whose last turn is empty",
@@ -232,7 +232,7 @@ def _read_flags(argv: list[str]) -> dict[str, str | bool]:
 
 
 def load_config(argv: list[str]) -> Config:
-    """The resolved configuration of a command line. Raises UserError for anything the user can mend."""
+    """The resolved configuration of a command line. Raises UserError for anything the user can fix."""
     flags = _read_flags(argv)
     config = Config()
     path = flags.pop("config", None)
@@ -271,7 +271,7 @@ def _check(config: Config) -> None:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
-    whole = "kl" in loss.tokens  # log-probs of the answers alone cannot be looked up for it
+    whole = "kl" in loss.tokens  # log-probs of the responses alone cannot be looked up for it
     if config.reference.mode == "auto":
         config.reference.mode = "live" if whole or loss.kinked else "cached"
     if config.reference.mode == "cached" and whole:

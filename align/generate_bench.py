@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
+from align.data import encode_prompts, load_tokenizer
 from align.errors import UserError
 from align.generate import column_bytes, generate
 from align.models import Decoder, load_model, resolve_model
-from align.tokens import encode_prompts, load_tokenizer
 from kernels.tools.bench import hardware
 
 Prompts = list[list[int]]

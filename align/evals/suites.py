@@ -28,7 +28,7 @@ from typing import Any
 
 from align.config import ROOT
 from align.errors import UserError, nearest
-from align.toml import read_toml
+from align.files import read_toml
 
 SUITES = ROOT / "configs" / "eval"
 KINDS = ("generate", "choice", "perplexity", "preference")

@@ -14,7 +14,7 @@ from align.models.config import Rope
 from align.models.layers import RMSNorm, alibi_slopes, rotary, rotate
 from kernels import IMPLEMENTATIONS
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 INDEX = json.loads((GOLDEN / "index.json").read_text())
 TOLERANCE = INDEX["tolerance"]
 VARIANTS = INDEX["variants"]
@@ -150,6 +150,22 @@ def test_forward_is_the_log_softmax_of_logits(impl):
     ids, targets, mask = random_ids(3, 9), random_ids(3, 9, seed=1), random_ids(3, 9, seed=2) % 2 == 0
     expected = model.logits(ids).log_softmax(-1).gather(2, targets[..., None])[..., 0] * mask
     torch.testing.assert_close(model(ids, targets, mask), expected, atol=1e-12, rtol=0)
+
+
+def test_what_is_asked_for_comes_by_name_and_changes_no_log_prob():
+    model = small().double()
+    ids, targets, mask = random_ids(3, 9), random_ids(3, 9, seed=1), random_ids(3, 9, seed=2) % 2 == 0
+    plain = model(ids, targets, mask)
+    assert type(plain) is torch.Tensor
+    states, log_p = model.hidden(ids), model.logits(ids).log_softmax(-1)
+    found = model(ids, targets, mask, states=True)
+    assert torch.equal(found.logp, plain) and torch.equal(found.states, states)
+    assert found.collision is None and found.kl is None
+    found = model(ids, targets, mask, collision=True, other=(2 * states, model.lm_head.weight))
+    log_q = model.lm_head(2 * states).log_softmax(-1)
+    assert torch.equal(found.logp, plain) and found.states is None
+    torch.testing.assert_close(found.collision, log_p.exp().square().sum(-1).log() * mask, atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.kl, (log_q.exp() * (log_q - log_p)).sum(-1) * mask, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("raw", [SMALL, SMALL_LLAMA, {**SMALL_LLAMA, "tie_word_embeddings": True}])

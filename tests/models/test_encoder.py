@@ -219,8 +219,8 @@ def test_leftovers_of_old_checkpoints_are_ignored(kind, dtype, copy):
     "kind, tensors, config, words",
     [
         ("bert_classifier", {"bert.pooler.dense.weight": None}, {}, ["bert.pooler.dense.weight", "missing"]),
-        ("bert_classifier", {"cls.predictions.bias": torch.zeros(165)}, {}, ["cls.predictions.bias", "no place"]),
-        ("roberta_classifier", {"lm_head.bias": torch.zeros(165)}, {}, ["lm_head.bias", "no place"]),
+        ("bert_classifier", {"cls.predictions.bias": torch.zeros(165)}, {}, ["cls.predictions.bias", "unexpected"]),
+        ("roberta_classifier", {"lm_head.bias": torch.zeros(165)}, {}, ["lm_head.bias", "unexpected"]),
         ("bert_classifier", {}, {"id2label": {"0": "a", "1": "b"}}, ["classifier.bias", "[6]", "[2]"]),
         ("roberta_classifier", {}, {"max_position_embeddings": 64}, ["position_embeddings", "[66, 48]", "[64, 48]"]),
         ("roberta_classifier", {}, {"model_type": "bert"}, ["RobertaForSequenceClassification"]),

@@ -1,4 +1,4 @@
-"""Ids and masks: encodings as recorded, one BOS, one EOS, masks by position, truncation once per group."""
+"""Ids: one BOS, one EOS, prompt and response apart, truncation once per group, and a report of all that was left out."""
 
 import gzip
 import json
@@ -7,40 +7,21 @@ import random
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-import tokenizers
-import torch
-from tokenizers.processors import TemplateProcessing
+from conftest import GOLDEN
+from tokenizer_folder import BOS, EOS, EOT, LLAMA, PAD, user, write_tokenizer
 
-from align.data import Row, read_rows
+from align.data import collate, encode_prompts, encode_rows, load_tokenizer, read_rows
+from align.data.encode import MIN_PROMPT, Group, fingerprint
+from align.data.rows import Row
 from align.errors import UserError
-from align.tokens import (
-    MIN_PROMPT,
-    Group,
-    check_fits,
-    collate,
-    encode_prompts,
-    encode_rows,
-    fingerprint,
-    load_tokenizer,
-)
 
-GOLDEN = Path(__file__).parent / "golden"
-SHARED = Path(os.environ.get("ALIGN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SHARED = Path(os.environ.get("ALIGN_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FALCON = SHARED / "falcon_tokenizer"
 HH = SHARED / "hh-harmless" / "test.jsonl.gz"
-EOS, PAD, BOS, EOT = 11, 12, 480, 481
-
-LLAMA = (
-    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<|eot|>{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def user(text):
-    return {"role": "user", "content": text}
 
 
 @pytest.fixture(scope="module")
@@ -50,47 +31,7 @@ def tokenizer():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model folder with the golden vocabulary, BOS 480 put before every text, and an end of turn, 481."""
-
-    def build(settings=None, bos=True, **files):
-        backend = tokenizers.Tokenizer.from_file(str(GOLDEN / "tokenizer" / "tokenizer.json"))
-        backend.add_special_tokens(["<s>", "<|eot|>"])
-        if bos:
-            backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
-        backend.enable_truncation(5)
-        backend.enable_padding()
-        backend.save(str(tmp_path / "tokenizer.json"))
-        settings = {"bos_token": {"content": "<s>"}, "eos_token": "<|endoftext|>"} if settings is None else settings
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-        for name, value in files.items():
-            (tmp_path / f"{name}.json").write_text(json.dumps(value))
-        return tmp_path
-
-    return build
-
-
-def test_golden_encodings(tokenizer):
-    golden = json.loads((GOLDEN / "tokenizer" / "tokenizer_golden.json").read_text())
-    for case in golden["encode"]:
-        assert tokenizer.encode(case["text"]) == case["ids"]
-        assert tokenizer.decode(case["ids"]) == case["decoded_without_special"]
-        assert tokenizer.decode(case["ids"], skip_special=False) == case["text"]
-    for case in golden["chat"]:
-        text = tokenizer.render(case["messages"], case["add_generation_prompt"])
-        assert (text, tokenizer.encode(text)) == (case["text"], case["ids"])
-    assert (tokenizer.eos_id, tokenizer.pad_id) == (golden["eos_id"], golden["pad_id"]) == (EOS, PAD)
-    assert tokenizer.vocab_size == golden["vocab_size"]
-    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.model_max_length) == (None, {EOS}, 512)
-
-
-def test_golden_batch_is_padded_alike(tokenizer):
-    golden = json.loads((GOLDEN / "tokenizer" / "tokenizer_golden.json").read_text())["padded_batch"]
-    # a group of one token of prompt and the rest as its answer covers each recorded row
-    groups = [Group(ids[:1], [ids[1:]], i) for i, ids in enumerate(tokenizer.encode_batch(golden["texts"])) if ids[1:]]
-    batch = collate(groups, tokenizer.pad_id)
-    assert batch.ids.tolist() == golden["right"]["input_ids"][1:]
-    attended = torch.tensor(golden["right"]["attention_mask"][1:])
-    assert torch.equal(batch.mask[:, 1:].long(), attended[:, 1:]) and not batch.mask[:, 0].any()
+    return partial(write_tokenizer, tmp_path)
 
 
 def test_golden_text_prompts():
@@ -114,40 +55,6 @@ def test_falcon_tokenizer():
     assert [tokenizer.decode(ids, False) for ids in group.response_ids] == ["Hello.<|endoftext|>", "No<|endoftext|>"]
 
 
-def test_settings_of_a_folder(folder):
-    path = folder(
-        {"model_max_length": 1e30, "chat_template": LLAMA, "eos_token": None},
-        special_tokens_map={"eos_token": {"content": "<|eot|>"}, "pad_token": None},
-        generation_config={"eos_token_id": [EOS, EOT, 9999]},
-        config={"eos_token_id": EOS},
-    )
-    tokenizer = load_tokenizer(path)
-    assert (tokenizer.eos_id, tokenizer.eos_ids, tokenizer.pad_id) == (EOT, {EOS, EOT}, EOT)
-    assert tokenizer.bos_id == BOS, "unnamed, but the tokenizer puts it before an empty text"
-    assert tokenizer.render([user("a")]) == "<s><user>a<|eot|>"
-    assert tokenizer.model_max_length is None and tokenizer.vocab_size == 482
-    assert len(tokenizer.encode("a longer text than five tokens, " * 5)) > 20, "a saved truncation is not applied"
-    assert [len(ids) for ids in tokenizer.encode_batch(["a", "XZQ"])] == [1, 3], "nor a saved padding"
-
-
-def test_eos_from_the_models_config(folder):
-    tokenizer = load_tokenizer(folder({"bos_token": "<s>"}, config={"eos_token_id": EOT}))
-    assert (tokenizer.eos_id, tokenizer.render([user("a")])) == (EOT, "User: \na\n")
-    with pytest.raises(UserError, match="names no eos_token"):
-        load_tokenizer(folder({}, config={}))
-
-
-@pytest.mark.parametrize(
-    "add, post_processor, expected", [(None, True, BOS), (None, False, None), (True, False, BOS), (False, True, None)]
-)
-def test_bos_only_where_the_tokenizer_adds_one(folder, add, post_processor, expected):
-    config = {"bos_token": "<s>", "eos_token": "<|endoftext|>"} | ({} if add is None else {"add_bos_token": add})
-    tokenizer = load_tokenizer(folder(config, bos=post_processor))
-    assert tokenizer.bos_id == expected
-    (ids,) = encode_prompts(["a b"], tokenizer)
-    assert ids == ([BOS] if expected else []) + tokenizer.encode("a b")
-
-
 def test_bos_is_not_doubled_where_the_template_writes_it(folder):
     tokenizer = load_tokenizer(folder({"bos_token": "<s>", "eos_token": "<|eot|>", "chat_template": LLAMA}))
     rows = [Row([user("Hi")], ["yes", "no"]), Row("plain", ["yes", "no"])]
@@ -158,38 +65,17 @@ def test_bos_is_not_doubled_where_the_template_writes_it(folder):
             assert ids[-1] == EOT and ids.count(EOT) == 1 and BOS not in ids
 
 
-def test_files_at_fault_are_named(tmp_path, folder):
-    with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json: not a readable tokenizer"):
-        load_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="eos_token <end> is not in"):
-        load_tokenizer(folder({"eos_token": "<end>"}))
-    with pytest.raises(UserError, match=r"tokenizer_config\.json: the chat template does not parse"):
-        load_tokenizer(folder({"eos_token": "<|eot|>", "chat_template": "{% if"}))
-    (folder() / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer_config\.json: not readable JSON"):
-        load_tokenizer(tmp_path)
-
-
-def test_check_fits(tokenizer):
-    check_fits(tokenizer, 480, "models/x")
-    with pytest.raises(UserError, match=r"tokenizer: .* up to 479, .* models/x has vocab_size 479"):
-        check_fits(tokenizer, 479, "models/x")
-
-
-def test_prompt_and_answers_are_encoded_apart(tokenizer):
+def test_prompt_and_responses_are_encoded_apart(tokenizer):
     (group,), _ = encode_rows([Row("The fal", ["con is", "con was"])], tokenizer)
     assert group.prompt_ids == tokenizer.encode("The fal")
     assert group.response_ids == [[*tokenizer.encode(text), EOS] for text in ("con is", "con was")]
     assert tokenizer.encode("The falcon is") != group.prompt_ids + group.response_ids[0][:-1], "joined text would merge"
 
 
-def test_the_templates_eos_ends_the_answer(tokenizer):
+def test_the_templates_eos_ends_the_response(tokenizer):
     (group,), _ = encode_rows([Row([user("Hi")], ["Hello.", " No. "])], tokenizer)
     assert tokenizer.decode(group.prompt_ids, False) == "User: Hi\nFalcon:"
-    # the template goes on with a line break, which is no part of the answer
+    # the template goes on with a line break, which is no part of the response
     assert [tokenizer.decode(ids, False) for ids in group.response_ids] == [" Hello.<|endoftext|>", " No.<|endoftext|>"]
     assert encode_prompts([[user("Hi")]], tokenizer) == [group.prompt_ids]
 
@@ -204,12 +90,12 @@ def test_exactly_one_eos(tokenizer, template):
 
 def test_rows_that_only_ids_show_to_be_bad(tokenizer):
     rows = [Row("p", ["a", "b"], where="f:1"), Row("p", ["a<|endoftext|>b", "b"], where="f:2")]
-    with pytest.raises(UserError, match=r"f:2: an answer goes on after <\|endoftext\|>.*--data\.bad_rows drop"):
+    with pytest.raises(UserError, match=r"f:2: a response goes on after <\|endoftext\|>.*--data\.bad_rows drop"):
         encode_rows(rows, tokenizer)
     groups, report = encode_rows(rows, tokenizer, bad_rows="drop", dropped=Counter({"broken JSON": 2}))
     assert len(groups) == 1 and (report.n_read, report.n_kept) == (4, 1)
-    assert report.dropped == {"broken JSON": 2, "EOS inside an answer": 1}
-    with pytest.raises(UserError, match=r"no row is left to train on: 1 read, 1 dropped \(1 EOS inside an answer\)"):
+    assert report.dropped == {"broken JSON": 2, "EOS inside a response": 1}
+    with pytest.raises(UserError, match=r"no row is left to train on: 1 read, 1 dropped \(1 EOS inside a response\)"):
         encode_rows(rows[1:], tokenizer, bad_rows="drop")
 
 
@@ -235,10 +121,10 @@ def test_prompt_is_cut_once_for_its_group_from_the_left(tokenizer):
     prompt = ids_of(30, tokenizer)
     row = Row(prompt, [ids_of(4, tokenizer), ids_of(9, tokenizer, 1)])
     (group,), report = encode_rows([row], tokenizer, max_length=25)
-    # 25 tokens less the longest answer's 9 and its EOS
+    # 25 tokens less the longest response's 9 and its EOS
     assert group.prompt_ids == tokenizer.encode(prompt)[-15:]
     assert [len(ids) for ids in group.response_ids] == [5, 10] and all(ids[-1] == EOS for ids in group.response_ids)
-    assert group.length == 25 and (report.prompts_truncated, report.answers_truncated) == (1, 0)
+    assert group.length == 25 and (report.prompts_truncated, report.responses_truncated) == (1, 0)
     whole, report = encode_rows([row], tokenizer, max_length=40)
     assert whole[0].prompt_ids == tokenizer.encode(prompt) and report.prompts_truncated == 0
 
@@ -250,32 +136,32 @@ def test_bos_survives_the_cut(folder):
     assert group.prompt_ids == [BOS, *tokenizer.encode(prompt)[-14:]] and group.length == 20
 
 
-def test_an_answer_that_leaves_its_prompt_no_room(tokenizer):
-    def row(n_prompt, n_answer):
-        return Row(ids_of(n_prompt, tokenizer), [ids_of(n_answer, tokenizer), "Z"], where="f:7")
+def test_a_response_that_leaves_its_prompt_no_room(tokenizer):
+    def row(n_prompt, n_response):
+        return Row(ids_of(n_prompt, tokenizer), [ids_of(n_response, tokenizer), "Z"], where="f:7")
 
     # 20 tokens: 8 of prompt leave room for 11 and an EOS, 3 of prompt for 16 and an EOS
     for fits in (row(30, 11), row(8, 11), row(3, 16)):
         ((group,), report) = encode_rows([fits], tokenizer, max_length=20, overlong="error")
-        assert group.length == 20 and report.answers_truncated == 0
+        assert group.length == 20 and report.responses_truncated == 0
     for too_long in (row(30, 12), row(8, 12), row(3, 17)):
-        with pytest.raises(UserError, match=r"f:7: an answer of \d+ tokens .* --data\.max_length 20; raise it"):
+        with pytest.raises(UserError, match=r"f:7: a response of \d+ tokens .* --data\.max_length 20; raise it"):
             encode_rows([too_long], tokenizer, max_length=20, overlong="error")
         groups, report = encode_rows([too_long, row(3, 3)], tokenizer, max_length=20)
-        assert [g.index for g in groups] == [0] and report.dropped == {"answer too long for max_length": 1}
+        assert [g.index for g in groups] == [0] and report.dropped == {"response too long for max_length": 1}
         (group,), report = encode_rows([too_long], tokenizer, max_length=20, overlong="truncate")
         n_prompt = min(len(too_long.prompt), MIN_PROMPT)
         assert group.prompt_ids == tokenizer.encode(too_long.prompt)[-n_prompt:]
         assert group.response_ids[0] == tokenizer.encode(too_long.responses[0])[: 20 - n_prompt], "and no EOS"
         assert group.response_ids[1] == [*tokenizer.encode("Z"), EOS], "a short one keeps its own"
-        assert report.answers_truncated == 1 and group.length == 20
+        assert report.responses_truncated == 1 and group.length == 20
 
 
-def test_answers_that_a_cut_makes_equal_are_dropped(tokenizer):
+def test_responses_that_a_cut_makes_equal_are_dropped(tokenizer):
     same = ids_of(30, tokenizer)
     rows = [Row("p", [same + "Z", same + "X"]), Row("p", ["a", "b"])]
     groups, report = encode_rows(rows, tokenizer, max_length=20, overlong="truncate")
-    assert len(groups) == 1 and report.dropped == {"equal answers once truncated": 1}
+    assert len(groups) == 1 and report.dropped == {"equal responses once truncated": 1}
 
 
 def test_no_length_ever_masks_a_whole_row(tokenizer):
@@ -305,41 +191,6 @@ def test_flags_are_checked(tokenizer):
         encode_rows(rows, tokenizer, max_length=8)
 
 
-def test_collate_masks_by_position_whatever_the_ids():
-    # the prompt holds the pad and EOS ids, pad is EOS, and one answer holds the pad id
-    groups = [Group([EOS, 5, PAD], [[7, EOS], [PAD, 8, 9, EOS]], 4), Group([6], [[EOS], [7, 7]], 2)]
-    batch = collate(groups, EOS)
-    P = EOS
-    assert batch.ids.tolist() == [
-        [EOS, 5, PAD, 7, EOS, P, P],
-        [EOS, 5, PAD, PAD, 8, 9, EOS],
-        [6, EOS, P, P, P, P, P],
-        [6, 7, 7, P, P, P, P],
-    ]
-    assert batch.mask.long().tolist() == [
-        [0, 0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 1, 1, 1, 1],
-        [0, 1, 0, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0, 0],
-    ]
-    assert batch.ids.dtype == torch.int64 and batch.mask.dtype == torch.bool
-    assert batch.n_tok.tolist() == [[2, 4], [1, 2]]
-    assert (batch.n, batch.K, batch.index.tolist()) == (2, 2, [4, 2])
-    assert batch.scores is None and batch.labels is None
-    padded = collate(groups, PAD)
-    assert torch.equal(padded.mask, batch.mask), "the mask does not depend on the pad id"
-
-
-def test_collate_scores_labels_fillers_and_device():
-    scored = [Group([1], [[2], [3], [4]], i, scores=[0.5, 0.25, 0.1]) for i in range(2)]
-    batch = collate(scored, 0, n_real=0).to("meta")
-    assert batch.n == 0 and batch.scores.shape == (2, 3) and batch.scores.dtype == torch.float32
-    assert {t.device.type for t in (batch.ids, batch.mask, batch.index, batch.scores)} == {"meta"}
-    unpaired = [Group([1], [[2]], i, label=i == 1) for i in range(2)]
-    labels = collate(unpaired, 0).labels
-    assert labels.tolist() == [False, True] and labels.dtype == torch.bool
-
-
 def test_fingerprint_tells_apart_what_differs():
     groups = [Group([1, 2], [[3], [4, 5]], 0), Group([6], [[7], [8]], 1)]
     same = [replace(g, where="elsewhere", scores=[1.0, 0.0]) for g in groups]
@@ -359,11 +210,11 @@ def test_fingerprint_tells_apart_what_differs():
 def test_report_reads_as_text(tokenizer):
     rows = [Row("p" * n, ["a" * n, "b"], where=f"f:{n}") for n in range(1, 11)]
     rows.append(Row("say <|pad|>", ["x", "y"]))
-    _, report = encode_rows(rows, tokenizer, dropped=Counter({"equal answers": 2}))
+    _, report = encode_rows(rows, tokenizer, dropped=Counter({"equal responses": 2}))
     text = str(report)
-    assert "rows: 13 read, 11 kept, 2 dropped (2 equal answers)" in text
+    assert "rows: 13 read, 11 kept, 2 dropped (2 equal responses)" in text
     assert "special tokens spelled in the text of 1 rows" in text
-    assert "truncated: 0 prompts, 0 answers" in text
+    assert "truncated: 0 prompts, 0 responses" in text
     lengths = sorted(report.lengths["prompt"])
     assert f"prompt tokens: p50 {lengths[5]}, p95 {lengths[10]}, max {lengths[10]}" in text
 
@@ -385,10 +236,10 @@ def test_hh_harmless_with_falcons_tokenizer(template):
         assert group.length <= 512
         end = "\nFalcon:\n" if template == "auto" else "\n\nAssistant:"
         assert tokenizer.decode(group.prompt_ids).endswith(end)
-        for ids, answer, text in zip(
+        for ids, response, text in zip(
             group.response_ids, row.responses, (line["chosen"], line["rejected"]), strict=True
         ):
             assert ids[-1] == tokenizer.eos_id and ids.count(tokenizer.eos_id) == 1
-            said = tokenizer.decode(ids)
-            assert said == (answer.strip() if template == "auto" else answer)
-            assert said.split("\n\n")[-1].strip() in text
+            decoded = tokenizer.decode(ids)
+            assert decoded == (response.strip() if template == "auto" else response)
+            assert decoded.split("\n\n")[-1].strip() in text

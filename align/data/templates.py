@@ -1,4 +1,4 @@
-"""From rows to text: a model folder's settings, its chat template, and where in a dialogue the answer begins."""
+"""From rows to text: chat templates, and where in a rendered dialogue the response begins."""
 
 import json
 from datetime import datetime
@@ -9,10 +9,10 @@ import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from align.data import BadRow, Row, dialogue_turns, is_dialogue
-from align.errors import UserError
+from align.data.rows import BadRow, Row, dialogue_turns, is_dialogue
+from align.errors import UserError, one_line
 
-# Falcon2-11B's format. Nothing closes a turn: the end-of-text token comes after the last answer only.
+# Falcon2-11B's format. Nothing closes a turn: the end-of-text token comes after the last response only.
 FALCON = r"""{%- for message in messages -%}
     {%- if message['role'] == 'system' -%}
         {{ 'System: ' + message['content'] + '\n' }}
@@ -31,7 +31,7 @@ FALCON = r"""{%- for message in messages -%}
 
 
 class _Generation(Extension):
-    """{% generation %} ... {% endgeneration %}: some published templates mark an answer so. It renders as its body."""
+    """{% generation %} ... {% endgeneration %}: some published templates mark a response so. It renders as its body."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
 
@@ -45,7 +45,7 @@ def _raise_exception(message: str):
 
 
 def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    # jinja2's own filter escapes <, > and & for HTML
+    # jinja2's filter escapes <, > and & for HTML
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -63,18 +63,18 @@ class ChatTemplate:
         )
         env.filters["tojson"] = _tojson
         env.globals["raise_exception"] = _raise_exception
-        env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        env.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
         try:
             self.template = env.from_string(source)
         except jinja2.TemplateError as error:
-            raise UserError(f"{where}: the chat template does not parse ({_line(error)})") from None
+            raise UserError(f"{where}: the chat template does not parse ({one_line(error)})") from None
 
     @classmethod
     def from_file(cls, path: str | Path, special_tokens: dict[str, str] | None = None) -> "ChatTemplate":
         try:
             source = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--data.template {path}: cannot be read ({_line(error)})") from None
+            raise UserError(f"--data.template {path}: cannot be read ({one_line(error)})") from None
         return cls(source, str(path), special_tokens)
 
     def render(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
@@ -90,46 +90,9 @@ class ChatTemplate:
                 documents=None,
                 **self.special_tokens,
             )
-        # whatever goes wrong in there is the template's fault, and a template is the user's to mend
+        # whatever goes wrong in there is wrong with the template, and a template is the user's to fix
         except Exception as error:
-            raise UserError(f"{self.where}: the chat template refuses these messages ({_line(error)})") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
-    """What a model folder says about its tokenizer beside tokenizer.json.
-
-    Returns tokenizer_config.json's keys over special_tokens_map.json's, the special tokens' texts among them
-    ("eos_token" and so on), and the eos_token_id of generation_config.json and config.json, each an id or a list.
-    """
-    config = _json(folder / "special_tokens_map.json")
-    config |= {key: value for key, value in _json(folder / "tokenizer_config.json").items() if value is not None}
-    special = {}
-    for key, token in config.items():
-        # written as the text itself or as {"content": text, ...}
-        content = token.get("content") if isinstance(token, dict) else token
-        if key.endswith("_token") and isinstance(content, str):
-            special[key] = content
-    eos_ids = []
-    for name in ("generation_config.json", "config.json"):
-        listed = _json(folder / name).get("eos_token_id")
-        eos_ids += listed if isinstance(listed, list) else [] if listed is None else [listed]
-    return config, special, eos_ids
-
-
-def _json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable JSON ({_line(error)})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must hold a JSON object")
-    return value
+            raise UserError(f"{self.where}: the chat template refuses these messages ({one_line(error)})") from None
 
 
 def folder_template(folder: Path, configured: object, special_tokens: dict[str, str]) -> ChatTemplate:
@@ -161,17 +124,17 @@ def dialogue_messages(prompt: str) -> list[dict]:
     return messages
 
 
-class Form:
-    """How a row becomes texts, its prompt's and its answers': --data.template auto, none, chat or a template file.
+class PromptFormatter:
+    """How a row becomes texts, its prompt's and its responses': --data.template auto, none, chat or a template file.
 
     "auto" takes plain strings as they are and puts messages and Human/Assistant dialogues through the chat template;
     "chat" and a file put everything through it, a plain prompt as a user's turn; "none" takes all text as it is.
     """
 
-    def __init__(self, template: str, own: ChatTemplate, eos_texts: list[str]):
-        self.mode, self.chat, self.eos_texts = template, own, eos_texts
+    def __init__(self, template: str, chat: ChatTemplate, eos_texts: list[str]):
+        self.mode, self.chat, self.eos_texts = template, chat, eos_texts
         if template not in ("auto", "none", "chat"):
-            self.mode, self.chat = "chat", ChatTemplate.from_file(template, own.special_tokens)
+            self.mode, self.chat = "chat", ChatTemplate.from_file(template, chat.special_tokens)
 
     def __str__(self) -> str:
         return "none" if self.mode == "none" else f"{self.mode}, chats through {self.chat.where}"
@@ -189,44 +152,44 @@ class Form:
         return [{"role": "user", "content": prompt}] if self.mode == "chat" else None
 
     def prompt(self, prompt: str | list[dict]) -> str:
-        """The text to generate an answer from."""
+        """The text to generate a response from."""
         messages = self.messages(prompt)
         return prompt if messages is None else self.chat.render(messages, add_generation_prompt=True)
 
     def texts(self, row: Row) -> tuple[str, list[str]]:
-        """The prompt's text and what each of the K answers adds to it, an EOS included where the template writes one.
+        """The prompt's text and what each of the K responses adds to it, an EOS included where the template writes one.
 
-        Raises BadRow for an answer that is empty or has an EOS inside, and when the template refuses the row.
+        Raises BadRow for a response that is empty or has an EOS inside, and when the template refuses the row.
         """
-        answers = [self._without_eos(answer) for answer in row.responses]
+        responses = [self._without_eos(response) for response in row.responses]
         messages = self.messages(row.prompt)
         if messages is None:
-            return row.prompt, answers
+            return row.prompt, responses
         if is_dialogue(row.prompt):
-            answers = [answer.strip() for answer in answers]
+            responses = [response.strip() for response in responses]
         try:
             prompt = self.chat.render(messages, add_generation_prompt=True)
-            full = [self.chat.render([*messages, {"role": "assistant", "content": answer}]) for answer in answers]
+            full = [self.chat.render([*messages, {"role": "assistant", "content": text}]) for text in responses]
         except UserError as error:
             raise BadRow("refused by the chat template", str(error)) from None
-        # some templates open a turn with more than they write before an answer: cut where all of them agree
+        # some templates open a turn with more than they write before a response: cut where all of them agree
         cut = len(commonprefix([prompt, *full]))  # noqa: RUF071  (texts, not paths)
         tails = [text[cut:] for text in full]
-        for answer, tail in zip(answers, tails, strict=True):
-            if not tail.strip() or (cut < len(prompt) and answer.strip() not in tail):
+        for response, tail in zip(responses, tails, strict=True):
+            if not tail.strip() or (cut < len(prompt) and response.strip() not in tail):
                 raise UserError(
-                    f"{self.chat.where}: the chat template does not write the answer of {row.where} after what it "
+                    f"{self.chat.where}: the chat template does not write the response of {row.where} after what it "
                     "writes for the prompt alone; give another one with --data.template FILE.jinja"
                 )
         closed = [any(eos in tail for eos in self.eos_texts) for tail in tails]
         return prompt[:cut], [t if is_closed else t.rstrip() for t, is_closed in zip(tails, closed, strict=True)]
 
-    def _without_eos(self, answer: str) -> str:
-        """The answer without the EOS it may come with at its end."""
-        while end := next((eos for eos in self.eos_texts if answer.rstrip().endswith(eos)), None):
-            answer = answer.rstrip().removesuffix(end)
-        if inside := next((eos for eos in self.eos_texts if eos in answer), None):
-            raise BadRow("EOS inside an answer", f"an answer goes on after {inside}, which ends an answer")
-        if not answer.strip():
-            raise BadRow("empty answer", "an answer is empty but for its EOS")
-        return answer
+    def _without_eos(self, response: str) -> str:
+        """The response without the EOS it may come with at its end."""
+        while end := next((eos for eos in self.eos_texts if response.rstrip().endswith(eos)), None):
+            response = response.rstrip().removesuffix(end)
+        if inside := next((eos for eos in self.eos_texts if eos in response), None):
+            raise BadRow("EOS inside a response", f"a response goes on after {inside}, which ends a response")
+        if not response.strip():
+            raise BadRow("empty response", "a response is empty but for its EOS")
+        return response

@@ -1,4 +1,4 @@
-"""Chat templates: published habits render, faults name the file, and the answer is found in the rendered dialogue."""
+"""Chat templates: published habits render, errors name the file, the response is found in the rendered dialogue."""
 
 import json
 from datetime import datetime
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from align.data import BadRow, Row
+from align.data.rows import BadRow, Row
+from align.data.templates import FALCON, ChatTemplate, PromptFormatter, dialogue_messages, folder_template
 from align.errors import UserError
-from align.templates import FALCON, ChatTemplate, Form, dialogue_messages, folder_template
 
-GOLDEN = Path(__file__).parent / "golden" / "tokenizer"
+GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizer"
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
@@ -30,8 +30,8 @@ def render(source, messages=(), generate=False, **special):
     return ChatTemplate(source, "there.jinja", special).render(list(messages), generate)
 
 
-def form(template, source=CHATML, eos=("<|im_end|>",)):
-    return Form(template, ChatTemplate(source, "there.jinja", {"eos_token": eos[0]}), list(eos))
+def formatter(template, source=CHATML, eos=("<|im_end|>",)):
+    return PromptFormatter(template, ChatTemplate(source, "there.jinja", {"eos_token": eos[0]}), list(eos))
 
 
 def test_golden_chats():
@@ -78,7 +78,7 @@ def test_what_published_templates_use():
         ("{% for m in messages %}", "does not parse"),
     ],
 )
-def test_faults_name_the_file(source, message):
+def test_errors_name_the_file(source, message):
     with pytest.raises(UserError) as error:
         render(source, [user("a")])
     assert str(error.value).startswith("there.jinja: ") and message in str(error.value)
@@ -103,7 +103,7 @@ def test_dialogue_turns_alternate():
 
 
 def test_auto_takes_strings_as_they_are_and_dialogues_as_chats():
-    auto = form("auto")
+    auto = formatter("auto")
     assert auto.texts(Row("p ", [" a ", "b"])) == ("p ", [" a ", "b"])
     chat = "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n"
     assert auto.texts(Row([user("p")], ["a"])) == (chat, ["a<|im_end|>\n"])
@@ -112,56 +112,58 @@ def test_auto_takes_strings_as_they_are_and_dialogues_as_chats():
 
 def test_chat_and_file_put_plain_strings_through_the_template(tmp_path):
     chat = "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n"
-    assert form("chat").texts(Row("p", ["a"])) == (chat, ["a<|im_end|>\n"])
+    assert formatter("chat").texts(Row("p", ["a"])) == (chat, ["a<|im_end|>\n"])
     path = tmp_path / "own.jinja"
     path.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
-    # this one has no generation prompt, so its answer carries the header
-    assert form(str(path)).texts(Row("p", ["a"])) == ("[user]p", ["[assistant]a"])
-    assert str(path) in str(form(str(path)))
+    # this one has no generation prompt, so its response carries the header
+    assert formatter(str(path)).texts(Row("p", ["a"])) == ("[user]p", ["[assistant]a"])
+    assert str(path) in str(formatter(str(path)))
     with pytest.raises(UserError, match=r"--data\.template .*missing\.jinja: cannot be read"):
-        form(str(tmp_path / "missing.jinja"))
+        formatter(str(tmp_path / "missing.jinja"))
 
 
 def test_none_takes_all_text_as_it_is_and_refuses_messages():
     head = "\n\nHuman: p\n\nAssistant:"
-    assert form("none").texts(Row(head, [" a"])) == (head, [" a"])
+    assert formatter("none").texts(Row(head, [" a"])) == (head, [" a"])
     with pytest.raises(UserError, match=r"--data\.template none .* use auto"):
-        form("none").texts(Row([user("p")], ["a"]))
+        formatter("none").texts(Row([user("p")], ["a"]))
 
 
 def test_an_open_turn_loses_trailing_whitespace_and_a_closed_one_is_left_alone():
-    assert form("chat", FALCON).texts(Row("p", ["a \n"])) == ("User: \np\nFalcon:\n", ["a"])
-    assert form("chat").texts(Row("p", ["a"]))[1] == ["a<|im_end|>\n"]
+    assert formatter("chat", FALCON).texts(Row("p", ["a \n"])) == ("User: \np\nFalcon:\n", ["a"])
+    assert formatter("chat").texts(Row("p", ["a"]))[1] == ["a<|im_end|>\n"]
 
 
-def test_generation_prompt_longer_than_what_precedes_an_answer():
+def test_generation_prompt_longer_than_what_precedes_a_response():
     think = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     head = "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n"
-    assert form("chat", think).texts(Row("p", ["a", "b"])) == (head, ["a<|im_end|>\n", "b<|im_end|>\n"])
-    # the cut falls inside this answer, which begins as the generation prompt does
-    with pytest.raises(UserError, match=r"there\.jinja: .* does not write the answer of f:3"):
-        form("chat", think).texts(Row("p", ["<b>a", "<i>b"], where="f:3"))
+    assert formatter("chat", think).texts(Row("p", ["a", "b"])) == (head, ["a<|im_end|>\n", "b<|im_end|>\n"])
+    # the cut falls inside this response, which begins as the generation prompt does
+    with pytest.raises(UserError, match=r"there\.jinja: .* does not write the response of f:3"):
+        formatter("chat", think).texts(Row("p", ["<b>a", "<i>b"], where="f:3"))
 
 
-def test_a_template_without_answers_is_refused():
+def test_a_template_without_responses_is_refused():
     silent = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     with pytest.raises(UserError, match=r"give another one with --data\.template"):
-        form("chat", silent).texts(Row("p", ["a"]))
+        formatter("chat", silent).texts(Row("p", ["a"]))
 
 
 def test_a_row_the_template_refuses_is_a_bad_row():
     strict = "{{ raise_exception('system first') if messages[0].role != 'system' }}"
     with pytest.raises(BadRow, match="system first") as error:
-        form("auto", strict).texts(Row([user("p")], ["a"]))
+        formatter("auto", strict).texts(Row([user("p")], ["a"]))
     assert error.value.reason == "refused by the chat template"
 
 
 @pytest.mark.parametrize("template", ["auto", "chat", "none"])
-def test_eos_in_an_answer(template):
+def test_eos_in_a_response(template):
     eos = ("<|im_end|>", "<|endoftext|>")
-    closed = form(template, eos=eos).texts(Row("p", ["a<|im_end|>\n<|endoftext|>", "b"]))
-    assert closed == form(template, eos=eos).texts(Row("p", ["a", "b"])), "an EOS the data ends with is not doubled"
+    closed = formatter(template, eos=eos).texts(Row("p", ["a<|im_end|>\n<|endoftext|>", "b"]))
+    assert closed == formatter(template, eos=eos).texts(Row("p", ["a", "b"])), (
+        "an EOS the data ends with is not doubled"
+    )
     with pytest.raises(BadRow, match=r"goes on after <\|endoftext\|>"):
-        form(template, eos=eos).texts(Row("p", ["a<|endoftext|>b", "b"]))
+        formatter(template, eos=eos).texts(Row("p", ["a<|endoftext|>b", "b"]))
     with pytest.raises(BadRow, match="empty but for its EOS"):
-        form(template, eos=eos).texts(Row("p", [" <|endoftext|>", "b"]))
+        formatter(template, eos=eos).texts(Row("p", [" <|endoftext|>", "b"]))

@@ -1,19 +1,19 @@
-"""Rows: every shape read, every bad row refused by file and line or counted. Schedule: pure, complete, balanced."""
+"""Rows: every format read, every bad row refused by file and line or counted."""
 
 import gzip
 import json
 import os
-import random
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from align.data import batch_indices, describe, is_dialogue, read_rows, split_batch
+from align.data import read_rows
+from align.data.rows import describe, is_dialogue
 from align.errors import UserError
 
-SHARED = Path(os.environ.get("ALIGN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SHARED = Path(os.environ.get("ALIGN_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HH = SHARED / "hh-harmless" / "test.jsonl.gz"
 
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
@@ -46,7 +46,7 @@ def test_pair_of_strings_is_taken_as_it_is(write):
     assert row.where.endswith("file.jsonl:1")
 
 
-def test_pair_of_messages_answers_only(write):
+def test_pair_of_messages_responses_only(write):
     row = one(write({"prompt": [user("p")], "chosen": [bot("a")], "rejected": [bot("b")]}))
     assert (row.prompt, row.responses) == ([user("p")], ["a", "b"])
 
@@ -69,7 +69,7 @@ def test_whole_dialogues_of_text(write):
     assert is_dialogue(row.prompt)
 
 
-def test_a_run_of_assistant_turns_is_one_answer(write):
+def test_a_run_of_assistant_turns_is_one_response(write):
     head = "\n\nHuman: one\n\nAssistant:"
     row = one(write({"chosen": head + " a\n\nAssistant: b", "rejected": head + " a\n\nAssistant: c"}))
     assert (row.prompt, row.responses) == (head, [" a\n\n b", " a\n\n c"])
@@ -137,9 +137,9 @@ BAD = {
     "not an object": ("[1]", "must be a JSON object"),
     "no known fields": ({"question": "q", "text": "t"}, "has the keys question, text, but a row needs prompt + chosen"),
     "half a pair": ({"prompt": "p", "chosen": "a"}, "has the keys prompt, chosen,"),
-    "empty chosen": (PAIR | {"chosen": ""}, "chosen is an empty answer"),
-    "blank rejected": (PAIR | {"rejected": " \n"}, "rejected is an empty answer"),
-    "empty message": (PAIR | {"chosen": [bot("")], "rejected": [bot("b")]}, "chosen is an empty answer"),
+    "empty chosen": (PAIR | {"chosen": ""}, "chosen is an empty response"),
+    "blank rejected": (PAIR | {"rejected": " \n"}, "rejected is an empty response"),
+    "empty message": (PAIR | {"chosen": [bot("")], "rejected": [bot("b")]}, "chosen is an empty response"),
     "empty prompt": (PAIR | {"prompt": " "}, "prompt is empty"),
     "no messages": (PAIR | {"prompt": []}, "prompt is empty"),
     "empty Human turn": (PAIR | {"prompt": "\n\nHuman: \n\nAssistant:"}, "last Human turn is empty"),
@@ -153,7 +153,7 @@ BAD = {
     "content a number": (PAIR | {"prompt": [user(3)]}, "content must be text"),
     "message without role": (PAIR | {"prompt": [{"content": "p"}]}, '"role"'),
     "unknown role": (PAIR | {"prompt": [{"role": "human", "content": "p"}]}, "role 'human' must be one of"),
-    "prompt ends with an answer": (PAIR | {"prompt": [user("p"), bot("a")]}, "must end before an assistant turn"),
+    "prompt ends with a response": (PAIR | {"prompt": [user("p"), bot("a")]}, "must end before an assistant turn"),
     "surrogate": ('{"prompt": "p", "chosen": "\\ud800", "rejected": "b"}', "surrogate"),
     "one score short": ({"prompt": "p", "responses": ["a", "b"], "scores": [1]}, "2 responses and 1 scores"),
     "one response": ({"prompt": "p", "responses": ["a"], "scores": [1]}, "K >= 2"),
@@ -176,13 +176,13 @@ BAD = {
         {"chosen": DIALOGUE + " a", "rejected": DIALOGUE + " a\n\nHuman: r\n\nAssistant: b"},
         "rejected must be one assistant turn",
     ),
-    "answer goes on": (PAIR | {"prompt": DIALOGUE, "chosen": " a\n\nHuman: b\n\nAssistant: c"}, "another Human turn"),
+    "response goes on": (PAIR | {"prompt": DIALOGUE, "chosen": " a\n\nHuman: b\n\nAssistant: c"}, "another Human turn"),
     "empty last turn": ({"chosen": DIALOGUE + " ", "rejected": DIALOGUE + " b"}, "chosen dialogue ends with an empty"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_row_names_file_line_and_mend_or_is_counted(write, name):
+def test_bad_row_names_file_line_and_fix_or_is_counted(write, name):
     bad, message = BAD[name]
     row = bad if isinstance(bad, dict) else {}
     good = PAIR
@@ -211,11 +211,11 @@ def test_bad_row_names_file_line_and_mend_or_is_counted(write, name):
         {"prompt": "p", "responses": ["a", "b"], "scores": [2, 1]},
     ],
 )
-def test_a_file_has_one_shape(write, other):
+def test_a_file_has_one_format(write, other):
     path = write(PAIR, PAIR, other)
     with pytest.raises(UserError, match=r"file\.jsonl:3: this row is .* where the file's first is prompt \+ chosen"):
         read_rows(path)
-    assert read_rows(path, "drop")[1] == Counter({"another shape": 1})
+    assert read_rows(path, "drop")[1] == Counter({"another format": 1})
 
 
 def test_a_file_has_one_K_and_labels_everywhere_or_nowhere(write):
@@ -270,74 +270,12 @@ def test_hh_harmless():
     for row in rows:
         line = lines[int(row.where.rsplit(":", 1)[1]) - 1]
         assert is_dialogue(row.prompt)
-        for text, answer in zip((line["chosen"], line["rejected"]), row.responses, strict=True):
+        for text, response in zip((line["chosen"], line["rejected"]), row.responses, strict=True):
             assert text.startswith(row.prompt)
-            joined += text != row.prompt + answer
-            assert text.replace("\n\nAssistant:", "\n\n") == (row.prompt + answer).replace("\n\nAssistant:", "\n\n")
+            joined += text != row.prompt + response
+            assert text.replace("\n\nAssistant:", "\n\n") == (row.prompt + response).replace("\n\nAssistant:", "\n\n")
     # the dialogues in which the Assistant speaks twice in a row at the end
     assert joined == 5
-
-
-def test_batches_are_epochs_of_permutations():
-    n, batch, seed = 37, 8, 5
-    stream = [i for step in range(5 * n) for i in batch_indices(n, step, batch, seed)]
-    epochs = [stream[e * n : (e + 1) * n] for e in range(5 * batch)]
-    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
-    assert batch_indices(n, 123, batch, seed) == stream[123 * batch : 124 * batch], "a pure function of the step"
-    assert batch_indices(n, 0, batch, seed) != batch_indices(n, 0, batch, seed + 1)
-
-
-def test_the_stream_does_not_depend_on_the_batch_size():
-    def stream(batch):
-        return [i for s in range(60 // batch) for i in batch_indices(11, s, batch, 0)]
-
-    assert stream(2) == stream(5) == stream(10)
-
-
-def test_batch_larger_than_the_data():
-    assert sorted(batch_indices(4, 0, 4, 0)) == [0, 1, 2, 3]
-    with pytest.raises(UserError, match=r"--train\.batch_size 5 .* 4 prompts"):
-        batch_indices(4, 0, 5, 0)
-
-
-def test_split_covers_the_batch_once_on_any_number_of_ranks():
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    draw = random.Random(seed)
-    fillers = 0
-    for _ in range(400):
-        n, world, micro = draw.randint(1, 40), draw.randint(1, 9), draw.randint(1, 6)
-        lengths = [draw.randint(1, 12) for _ in range(100)]
-        indices = draw.choices(range(100), k=n)
-        if n < world:
-            with pytest.raises(UserError, match=r"--train\.batch_size"):
-                split_batch(indices, lengths, 0, world, micro)
-            continue
-        ranks = [split_batch(indices, lengths, rank, world, micro) for rank in range(world)]
-        assert {len(rank) for rank in ranks} == {-(-n // (world * micro))}
-        assert all(1 <= len(chunk) <= micro for rank in ranks for chunk, _ in rank)
-        assert all(real in (0, len(chunk)) for rank in ranks for chunk, real in rank)
-        assert all(set(chunk) <= set(indices) for rank in ranks for chunk, _ in rank)
-        real = [i for rank in ranks for chunk, n_real in rank for i in chunk[:n_real]]
-        assert Counter(real) == Counter(indices)
-        sizes = [n_real for rank in ranks for _, n_real in rank]
-        assert max(sizes) - min(sizes) <= 1
-        fillers += 0 in sizes
-        # read in the order the chunks run, rank beside rank, lengths never grow
-        turns = [chunk[:n_real] for turn in zip(*ranks, strict=True) for chunk, n_real in turn]
-        in_order = [lengths[i] for chunk in turns for i in chunk]
-        assert in_order == sorted(in_order, reverse=True)
-    assert fillers > 0
-
-
-def test_split_by_hand():
-    # longest first, ties in the batch's order
-    assert split_batch([3, 1, 2, 0], [5, 5, 5, 9], 0, 1, 4) == [([3, 1, 2, 0], 4)]
-    # four chunks for three prompts: rank 1's second holds a filler
-    lengths = [0, 7, 7, 7]
-    assert split_batch([3, 1, 2], lengths, 0, 2, 1) == [([3], 1), ([2], 1)]
-    assert split_batch([3, 1, 2], lengths, 1, 2, 1) == [([1], 1), ([2], 0)]
 
 
 def test_messages_are_one_line_even_for_odd_keys(write):
