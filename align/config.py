@@ -271,9 +271,9 @@ def _check(config: Config) -> None:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
-    whole = "kl" in loss.tokens  # log-probs of the answers alone cannot be looked up for it
+    whole = "kl" in loss.token_inputs  # log-probs of the answers alone cannot be looked up for it
     if config.reference.mode == "auto":
-        config.reference.mode = "live" if whole or loss.kinked else "cached"
+        config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"
     if config.reference.mode == "cached" and whole:
         raise UserError(
             f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"

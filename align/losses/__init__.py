@@ -31,7 +31,7 @@ from align.losses.unpaired import KTO, KTOPair
 __all__ = ["FITS", "LOSSES", "Loss", "LossInputs", "build_loss", "loss_classes", "loss_parameters", "set_parameter"]
 
 LOSSES: dict[str, type[Loss]] = {
-    # each answer on its own, against the reference
+    # each response on its own, against the reference
     "nca": NCA,
     "bco": BCO,
     "sppo": SPPO,
@@ -57,7 +57,7 @@ LOSSES: dict[str, type[Loss]] = {
     # lists with rewards
     "infonca": InfoNCA,
     "exo_list": EXORewards,
-    # with a look inside the answers
+    # with a look inside the responses
     "tdpo": TDPO,
     "tdpo1": TDPO1,
     "wpo": WPO,

@@ -4,9 +4,9 @@ python -m align.losses.figures [--output docs/losses/figures]
 
 It also rewrites the table of methods in docs/losses.md. matplotlib is needed: pip install '.[figures]'.
 
-All figures share their axes. β is 0.1 for losses of sums and 2 for losses of per-token means, which at 20 tokens an answer
-is the same. Each loss is multiplied by one number, which is in its title, so that the larger of its two slopes at policy =
-reference is DPO's, β/2: curves are compared at the learning rates that give them DPO's first step.
+All figures share their axes. β is 0.1 for losses of sums and 2 for losses of per-token means, which at 20 tokens a
+response is the same. Each loss is multiplied by one number, which is in its title, so that the larger of its two slopes
+at policy = reference is DPO's, β/2: curves are compared at the learning rates that give them DPO's first step.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from torch import Tensor
 from align.losses import LOSSES, Loss, LossInputs, build_loss, loss_parameters
 from align.losses.pages import MAP, PAGES, page, with_methods
 
-BETA, TOKENS, LEVEL = 0.1, 20, -60.0  # of sums; an answer's tokens; its log-prob under the reference, 3 nats a token
+BETA, TOKENS, LEVEL = 0.1, 20, -60.0  # of sums; a response's tokens; its log-prob under the reference, 3 nats a token
 REACH = 50.0  # both log-ratios run from -REACH to REACH nats, a reward of 5 either way
 PER_TOKEN = ("dpo_norm", "ipo", "simpo", "alphapo")
-HALF = 0.5  # share of an answer's log-probs and log-ratio in its shared tokens, for LD-DPO
+HALF = 0.5  # share of a response's log-probs and log-ratio in its shared tokens, for LD-DPO
 
-# for the losses that sort: four other pairs stand still. Their log-ratios, both answers alike, and reference margins
+# for the losses that sort: four other pairs stand still. Their log-ratios, both responses alike, and reference margins
 OTHERS = {
     "aot": ((0.0, 0.0, 0.0, 0.0), (-40.0, -20.0, 20.0, 40.0)),
     "aot_unpaired": ((-20.0, -10.0, 10.0, 20.0), (0.0, 0.0, 0.0, 0.0)),
@@ -64,13 +64,13 @@ STYLE = {
 
 @dataclass
 class Panel:
-    """A loss to draw, and the circumstances of its answers."""
+    """A loss to draw, and the circumstances of its responses."""
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)  # beside beta
     tokens: tuple[float, float] = (TOKENS, TOKENS)
-    kl: tuple[float, float] = (0.0, 0.0)  # TDPO's D of the two answers
-    baseline: float = 0.0  # nats by which mismatched answers became likelier, for KTO's reference point
+    kl: tuple[float, float] = (0.0, 0.0)  # TDPO's D of the two responses
+    baseline: float = 0.0  # nats by which mismatched responses became likelier, for KTO's reference point
     note: str = ""
 
     @property
@@ -86,10 +86,10 @@ class Panel:
         return ", ".join([self.name, *betas, *([self.note] if self.note else [])])
 
     def inputs(self, ratios: Tensor) -> LossInputs:
-        """Prompts with these log-ratios (N, 2); for kto, 2N prompts with an answer and a label each."""
+        """Prompts with these log-ratios (N, 2); for kto, 2N prompts with a response and a label each."""
         n = len(ratios)
         ref = torch.full_like(ratios, LEVEL)
-        if LOSSES.get(self.name, Loss).answers == "unpaired":
+        if LOSSES.get(self.name, Loss).responses == "unpaired":
             mismatched = torch.full((2 * n, 1), self.baseline, dtype=ratios.dtype)
             own = torch.cat([ratios.reshape(-1, 1), mismatched], 1)
             labels = torch.tensor([True, False]).repeat(n)[:, None]
@@ -124,7 +124,7 @@ class Panel:
         loss.observe(self.inputs(torch.zeros_like(ratios)))  # running statistics as in the first step
         x = self.inputs(ratios)
         values, slopes = loss(x), loss.gradient(x)
-        if "shared_logps" in loss.tokens:
+        if "shared_logps" in loss.token_inputs:
             slopes = slopes + HALF * loss.shared_gradient(x)
         if x.labels is not None:
             return values.view(-1, 2).sum(1), slopes[:, 0].view(-1, 2)
@@ -149,7 +149,7 @@ def panels(stem: str) -> list[Panel]:
 
 
 DEFAULTS = {
-    "rdpo": Panel("rdpo", tokens=(40, 20), note="|w| 40, |l| 20"),
+    "rdpo": Panel("rdpo", tokens=(40, 20), note="|y_w| 40, |y_l| 20"),
     "dpop": Panel("dpop", note="λ 50"),
     "discopop": Panel("discopop", note="τ 0.05"),
     "fdpo": Panel("fdpo", note="js"),
@@ -235,8 +235,8 @@ def explain(figure: Figure, *kinds: str) -> None:
     handles = {
         "value": [Line2D([], [], color=VALUE, label="loss, less its value at policy = reference")],
         "slopes": [
-            Line2D([], [], color=CHOSEN, label=r"slope $\partial L/\partial\pi_w$ over β"),
-            Line2D([], [], color=REJECTED, label=r"slope $\partial L/\partial\pi_l$ over β"),
+            Line2D([], [], color=CHOSEN, label=r"slope $\partial L/\partial\ell_w$ over β"),
+            Line2D([], [], color=REJECTED, label=r"slope $\partial L/\partial\ell_l$ over β"),
         ],
         "dpo": [Line2D([], [], color=PALE, linewidth=2.5, label="the same of dpo")],
         "map": [

@@ -8,13 +8,13 @@ IN_PAPER = "one of the ten of arXiv 2409.07772, as inferred"
 
 
 def needs(cls: type[Loss]) -> list[str]:
-    """What a method needs beside its answers and their log-probs."""
+    """What a method needs beside its responses and their log-probs."""
     has = {
         "reference": cls.needs_reference,
-        "scores if given": cls.answers == "list",
-        "labels": "unpaired" in cls.answers,
-        f"tokens ({', '.join(cls.tokens)})": bool(cls.tokens),
-        "whole batch": cls.coupled,
+        "scores if given": cls.responses == "list",
+        "labels": "unpaired" in cls.responses,
+        f"tokens ({', '.join(cls.token_inputs)})": bool(cls.token_inputs),
+        "whole batch": cls.needs_global_batch,
     }
     return [name for name, needed in has.items() if needed]
 
@@ -32,11 +32,11 @@ def overview() -> str:
     lines = []
     for name, cls in LOSSES.items():
         lines.append(f"{'*' if cls.in_paper else ' '} {name:{width}}  {cls.title}, {cls.paper}")
-        parts = (cls.answers, ", ".join(needs(cls)), ", ".join(parameters(name)))
+        parts = (cls.responses, ", ".join(needs(cls)), ", ".join(parameters(name)))
         lines.append(f"  {'':{width}}  {'; '.join(part for part in parts if part)}")
     notes = [
         f"* {IN_PAPER}",
-        "Below each: the answers it takes (one, the preferred; pair, chosen and rejected; list, two or more, best first;",
+        "Below each: the responses it takes (one, the preferred; pair, chosen and rejected; list, two or more, best first;",
         "unpaired, one with a label), what else it needs (whole batch: prompts influence each other), its parameters.",
         "python -m align.losses NAME shows a method's objective, derivation, gradient and limits.",
     ]
@@ -50,7 +50,7 @@ def describe(name: str) -> str:
     lines = [
         f"--loss {name}",
         f"  method      {cls.title}, {cls.paper}" + (f"; {IN_PAPER}" if cls.in_paper else ""),
-        f"  answers     {cls.answers}",
+        f"  responses     {cls.responses}",
         f"  needs       {', '.join(needs(cls)) or 'nothing more'}",
         f"  parameters  {flags}",
         "",
