@@ -133,7 +133,7 @@ def losses_of(
 ) -> Iterator[tuple[LossInputs, Tensor, Tensor | slice]]:
     """For each of this rank's micro-batches of a global batch: the loss's inputs, its losses, and which rows are its own.
 
-    A loss that needs the global batch is given all of it each time, in which only the micro-batch's own rows carry gradients.
+    A loss that needs the global batch is given all of it each time; only the micro-batch's own rows carry gradients.
     """
     tokens_per_prompt = data.tokens_per_prompt(indices)
 

@@ -50,6 +50,8 @@ class SPPO(Loss):
 
     title = "Self-play preference optimisation, hard labels (SPPO)"
     paper = "arXiv 2405.00675"
+    summary = "regresses each log-ratio on the target that multiplicative weights give for a win or a loss"
+    trl = "sppo_hard"
     in_paper = True
     beta: float = 0.001
 
@@ -89,6 +91,8 @@ class APOZero(Loss):
 
     title = "Anchored preference optimisation, zero (APO-zero)"
     paper = "arXiv 2408.06266"
+    summary = "raises the chosen and lowers the rejected response, each by a bounded amount around the reference"
+    trl = "apo_zero, apo_zero_unpaired"
     beta: float = 0.1
 
     def __call__(self, x: LossInputs) -> Tensor:
@@ -126,6 +130,8 @@ class APODown(Loss):
 
     title = "Anchored preference optimisation, down (APO-down)"
     paper = "arXiv 2408.06266"
+    summary = "lowers both responses, the rejected one first, for data whose chosen responses are below the policy"
+    trl = "apo_down"
     beta: float = 0.1
 
     def __call__(self, x: LossInputs) -> Tensor:
@@ -189,6 +195,10 @@ class BCO(Loss):
 
     title = "Binary classifier optimisation (BCO)"
     paper = "arXiv 2404.04656"
+    summary = (
+        "a classifier of good and bad responses whose logit is the implicit reward; its loss bounds DPO's from above"
+    )
+    trl = "bco_pair"
     responses = "pair or unpaired"
     needs_global_batch = True
     in_paper = True

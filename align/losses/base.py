@@ -65,16 +65,29 @@ class Loss:
     The class attributes say what the method needs; they drive --help, the data checks and the tests.
     """
 
-    title: ClassVar[str]
+    title: ClassVar[str]  # the class's name where it has none
     paper: ClassVar[str]
-    in_paper: ClassVar[bool] = False  # one of the ten methods of arXiv 2409.07772, as inferred
+    summary: ClassVar[str]  # in one line
+    names: ClassVar[
+        dict[str, str]
+    ]  # what others call it: "TRL", "HALOs" and "paper" where they do, to align.losses.names
+    in_paper: ClassVar[bool]  # one of the ten methods of arXiv 2409.07772, as inferred
     needs_reference: ClassVar[bool] = True
     # "one": only response 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
     responses: ClassVar[str] = "pair"
     needs_global_batch: ClassVar[bool] = False  # prompts influence each other, so micro-batches cannot be taken apart
     nonsmooth_at_reference: ClassVar[bool] = False  # its slope jumps at policy = reference: auto takes a live one
     uses_mismatched_responses: ClassVar[bool] = False  # response 1 is one to another prompt, to estimate a KL on
-    token_inputs: ClassVar[tuple[str, ...]] = ()  # the token-level LossInputs it reads: "kl", "weights", "shared_logps"
+    token_inputs: ClassVar[
+        tuple[str, ...]
+    ] = ()  # token-level LossInputs that it reads: "kl", "weights", "shared_logps"
+
+    def __init_subclass__(cls) -> None:
+        # what a method is called is not true of the methods made from it
+        own = {"title": cls.__name__, "paper": "", "summary": "", "trl": "", "halos": "", "in_paper": False}
+        for name, value in own.items():
+            if name not in vars(cls):
+                setattr(cls, name, value)
 
     def __post_init__(self) -> None:
         for field in fields(self):

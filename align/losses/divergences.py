@@ -128,6 +128,8 @@ class FDPO(Relative):
 
     title = "DPO under another divergence (f-DPO)"
     paper = "arXiv 2309.16240"
+    summary = "DPO where another f-divergence than the reverse KL holds the policy near the reference"
+    trl = "sigmoid with f_divergence_type"
     divergence: str = "js"
 
     def __call__(self, x: LossInputs) -> Tensor:

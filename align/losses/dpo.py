@@ -39,6 +39,9 @@ class DPO(Loss):
 
     title = "Direct preference optimisation (DPO)"
     paper = "arXiv 2305.18290"
+    summary = "logistic regression of the preference on the difference of implicit rewards"
+    trl = "sigmoid"
+    halos = "dpo"
     in_paper = True
     beta: float = 0.1
 

@@ -28,7 +28,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from align.losses import LOSSES, Loss, LossInputs, build_loss, loss_parameters
-from align.losses.pages import MAP, PAGES, page, with_methods
+from align.losses.pages import MAP, PAGES, page, with_tables
 
 BETA, TOKENS, LEVEL = 0.1, 20, -60.0  # of sums; a response's tokens; its log-prob under the reference, 3 nats a token
 REACH = 50.0  # both log-ratios run from -REACH to REACH nats, a reward of 5 either way
@@ -314,7 +314,7 @@ def main() -> None:
             path.write_text(rounded(svg.getvalue()), encoding="utf-8")
             print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
     if MAP.exists():
-        MAP.write_text(with_methods(MAP.read_text(encoding="utf-8")), encoding="utf-8")
+        MAP.write_text(with_tables(MAP.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

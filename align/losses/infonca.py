@@ -45,6 +45,7 @@ class InfoNCA(Loss):
 
     title = "Noise contrastive alignment over a list (InfoNCA)"
     paper = "arXiv 2402.05369"
+    summary = "cross-entropy of a list's target probabilities to softmax of its implicit rewards"
     responses = "list"
     beta: float = 0.01
     temperature: float = 1e-3
@@ -90,6 +91,7 @@ class EXORewards(Loss):
 
     title = "Efficient exact optimisation over a list with rewards (EXO)"
     paper = "arXiv 2402.00856"
+    summary = "reverse KL between the same two distributions"
     responses = "list"
     beta: float = 0.5
     temperature: float = 0.5

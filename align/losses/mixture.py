@@ -149,6 +149,8 @@ class RPO(WeightedSum):
 
     title = "Regularised preference optimisation (RPO)"
     paper = "arXiv 2404.19733"
+    summary = "DPO plus the likelihood of the chosen response"
+    trl = "sigmoid + sft"
     beta: float = 0.1
     alpha: float = 1.0
 
@@ -183,6 +185,8 @@ class MPO(WeightedSum):
 
     title = "Mixed preference optimisation (MPO)"
     paper = "arXiv 2411.10442"
+    summary = "DPO plus BCO plus the likelihood of the chosen response"
+    trl = "sigmoid + bco_pair + sft"
     needs_global_batch = True
     beta: float = 0.1
     preference_weight: float = 0.8

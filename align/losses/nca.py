@@ -49,6 +49,8 @@ class NCA(Loss):
 
     title = "Noise contrastive alignment (NCA)"
     paper = "arXiv 2402.05369"
+    summary = "tells samples of the reward-tilted reference from samples of the reference, one response at a time"
+    trl = "nca_pair"
     responses = "list"
     in_paper = True
     beta: float = 0.01

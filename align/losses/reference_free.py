@@ -71,13 +71,17 @@ class SimPO(Loss):
     no fixed point; with it z stops at log((1 - ε)/ε). Equal likelihoods cost log(1 + e^γ), 1.31 at the defaults.
 
     Limits. γ is the margin after β, as in TRL; the authors' code and HALOs take the ratio γ/β. TRL also adds the NLL of
-    CPO unless cpo_alpha is 0. Nothing anchors the policy: the likelihood of both responses may fall, and only the learning
-    rate holds it. Both responses must end in EOS, or length is learned from the one that lacks it. β is on the scale of a token, so DPO's 0.1 hardly trains. Defaults: β 2 and γ/β 0.5, the authors' setting for a base
-    model (Llama-3-Base) and the ratio they advise to start from; theirs range over β 2 to 10 and γ/β 0.1 to 0.8.
+    CPO unless cpo_alpha is 0. Nothing anchors the policy: the likelihood of both responses may fall, and only the
+    learning rate holds it. Both responses must end in EOS, or length is learned from the one that lacks it. β is on the
+    scale of a token, so DPO's 0.1 hardly trains. Defaults: β 2 and γ/β 0.5, the authors' setting for a base model
+    (Llama-3-Base) and the ratio they advise to start from; theirs range over β 2 to 10 and γ/β 0.1 to 0.8.
     """
 
     title = "Simple preference optimisation (SimPO)"
     paper = "arXiv 2405.14734"
+    summary = "logistic loss of log-probabilities per token, with a margin to be won"
+    trl = "simpo of CPOTrainer"
+    halos = "simpo"
     needs_reference = False
     beta: float = 2.0
     gamma: float = 1.0
@@ -131,6 +135,8 @@ class AlphaPO(SimPO):
 
     title = "Alpha preference optimisation (AlphaPO)"
     paper = "arXiv 2501.03884"
+    summary = "SimPO with a power transform of the probabilities, which chooses where the update is spent"
+    trl = "alphapo of CPOTrainer"
     beta: float = 2.5
     gamma: float = 0.1
     alpha: float = 0.25
@@ -181,6 +187,8 @@ class CPO(Loss):
 
     title = "Contrastive preference optimisation (CPO)"
     paper = "arXiv 2401.08417"
+    summary = "DPO under a uniform reference, plus the likelihood of the chosen response"
+    trl = "sigmoid of CPOTrainer"
     needs_reference = False
     beta: float = 0.1
     nll_weight: float = 1.0
@@ -235,6 +243,8 @@ class ORPO(Loss):
 
     title = "Odds ratio preference optimisation (ORPO)"
     paper = "arXiv 2403.07691"
+    summary = "likelihood of the chosen response, plus a logistic loss of the two responses' odds"
+    trl = "ORPOTrainer"
     needs_reference = False
     beta: float = 0.1
     nll_weight: float = 1.0

@@ -62,6 +62,9 @@ class CDPO(Relative):
 
     title = "Conservative DPO (cDPO)"
     paper = "ericmitchell.ai/cdpo.pdf"
+    summary = "DPO with labels that are right with probability 1 - ε, which gives the margin a finite goal"
+    trl = "sigmoid with label_smoothing (to 0.28)"
+    halos = "cdpo"
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
@@ -97,11 +100,14 @@ class Robust(Relative):
 
     Limits. L is unbounded below, as L ~ -z ε/(1-2ε): training losses turn negative and go on falling on pairs long
     learned. Stop early, with a small learning rate. ε must be less than 1/2, where the labels carry no information.
-    With a minus before the second term, a slip seen in ports, it is cDPO / (1-2ε), bounded and biased.
+    With a minus before the second term, a slip seen in ports, it is cDPO / (1-2ε), bounded and biased. Some write rDPO
+    for length-regularised DPO, which is rdpo here.
     """
 
     title = "Robust DPO (rDPO)"
     paper = "arXiv 2403.00409"
+    summary = "an unbiased estimate of DPO's clean loss from labels flipped with probability ε"
+    trl = "robust"
     in_paper = True
     label_smoothing: float = 0.1
 
@@ -143,6 +149,8 @@ class DPONorm(Loss):
 
     title = "Length-normalised DPO"
     paper = "arXiv 2411.15124"
+    summary = "DPO on log-ratios per token"
+    trl = "sigmoid_norm"
     beta: float = 5.0
 
     def margin(self, x: LossInputs) -> Tensor:
@@ -183,11 +191,12 @@ class RDPO(Loss):
     Limits. α is per token: at 0.05 a hundred tokens are 5 units of z, and a pair may start with its weight σ(-z) at 1 %
     or 99 %. The paper scans α and sets no default. Signs differ: sail-sg/oat adds α (|y_w| - |y_l|) as here; the rDPO
     branch of junkangwu/alpha-DPO computes β (Δ_w - Δ_l - c (|y_w| - |y_l|)), that is α = -β c, where a positive c
-    rewards length. A negative α gives theirs.
+    rewards length. A negative α gives theirs. rDPO is robust DPO to most people, which is robust here.
     """
 
     title = "Length-regularised DPO (R-DPO)"
     paper = "arXiv 2403.19159"
+    summary = "DPO with a charge for each token of length"
     beta: float = 0.1
     alpha: float = 0.05
 
@@ -238,6 +247,7 @@ class DPOP(Loss):
 
     title = "DPO-Positive (DPOP)"
     paper = "arXiv 2402.13228"
+    summary = "DPO with a wall against a falling chosen response"
     nonsmooth_at_reference = True
     beta: float = 0.3
     penalty: float = 50.0

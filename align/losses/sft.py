@@ -32,6 +32,9 @@ class SFT(Loss):
 
     title = "Supervised fine-tuning (SFT)"
     paper = "maximum likelihood"
+    summary = "maximum likelihood of the chosen response; the rejected one is not read"
+    trl = "sft"
+    halos = "sft"
     needs_reference = False
     responses = "one"
 

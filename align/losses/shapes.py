@@ -38,6 +38,9 @@ class SLiC(Relative):
 
     title = "Sequence likelihood calibration, normalised hinge (SLiC)"
     paper = "arXiv 2305.10425, 2309.06657"
+    summary = "a hinge: full force until the margin is won, then none"
+    trl = "hinge"
+    halos = "slic without a reference"
     in_paper = True
     beta: float = 0.05
 
@@ -85,6 +88,9 @@ class IPO(Loss):
 
     title = "Identity preference optimisation (IPO), per-token mean"
     paper = "arXiv 2310.12036"
+    summary = "regresses the margin of log-ratios per token on a finite goal, 1/(2β)"
+    trl = "ipo"
+    halos = "ipo"
     in_paper = True
     beta: float = 0.1
 
@@ -128,7 +134,9 @@ class IPOSum(IPO):
     """
 
     title = "Identity preference optimisation (IPO), summed"
-    in_paper = False
+    paper = "arXiv 2310.12036"
+    summary = "the same on whole responses, as its derivation gives it"
+    trl = "ipo (to 0.7.10)"
 
     def lengths(self, x: LossInputs) -> Tensor | float:
         return 1.0
@@ -167,6 +175,8 @@ class EXO(Relative):
 
     title = "Efficient exact optimisation (EXO), on pairs"
     paper = "arXiv 2402.00856"
+    summary = "reverse KL of the pair's probabilities to softened labels, where cDPO has the forward KL"
+    trl = "exo_pair"
     in_paper = True
     label_smoothing: float = 1e-3
 
@@ -220,6 +230,8 @@ class DiscoPOP(Relative):
 
     title = "Discovered preference optimisation (DiscoPOP)"
     paper = "arXiv 2406.08414"
+    summary = "a gate from the logistic to the exponential loss, found by a language model"
+    trl = "discopop"
     beta: float = 0.05
     tau: float = 0.05
 

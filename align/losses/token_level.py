@@ -46,7 +46,7 @@ class TDPO1(DPO):
 
     title = "Token-level DPO, first form (TDPO1)"
     paper = "arXiv 2404.11999"
-    in_paper = False
+    summary = "the form that its derivation gives, which also pays for moving them along the chosen one"
     token_inputs = ("kl",)
     beta: float = 0.1
 
@@ -92,6 +92,8 @@ class TDPO(TDPO1):
     """
 
     title = "Token-level DPO (TDPO2)"
+    paper = "arXiv 2404.11999"
+    summary = "DPO that charges for moving whole next-token distributions along the rejected response"
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
@@ -143,7 +145,8 @@ class WPO(DPO):
 
     title = "Weighted preference optimisation (WPO)"
     paper = "arXiv 2406.11827"
-    in_paper = False
+    summary = "DPO where a pair counts by how likely the policy itself is to write it"
+    trl = "sigmoid with use_weighting"
     token_inputs = ("weights",)
     beta: float = 0.01
 
@@ -191,7 +194,8 @@ class LDDPO(DPO):
 
     title = "Length-desensitised DPO (LD-DPO)"
     paper = "arXiv 2409.06411"
-    in_paper = False
+    summary = "DPO that discounts what the longer response has beyond the length of the shorter"
+    trl = "sigmoid with ld_alpha"
     token_inputs = ("shared_logps",)
     alpha: float = 0.5
 

@@ -54,6 +54,8 @@ class AOT(Loss):
 
     title = "Alignment via optimal transport, paired (AOT)"
     paper = "arXiv 2406.05882"
+    summary = "the sorted margins of the policy are to beat the sorted margins of the reference, rank by rank"
+    trl = "aot"
     in_paper = True
     needs_global_batch = True
     beta: float = 0.01
@@ -103,6 +105,8 @@ class AOTUnpaired(Loss):
 
     title = "Alignment via optimal transport, unpaired (AOT)"
     paper = "arXiv 2406.05882"
+    summary = "the sorted log-ratios of chosen responses are to beat those of rejected ones, rank by rank"
+    trl = "aot_unpaired, aot_pair"
     in_paper = True
     needs_global_batch = True
     beta: float = 0.01

@@ -48,6 +48,9 @@ class KTO(Loss):
 
     title = "Kahneman-Tversky optimisation (KTO)"
     paper = "arXiv 2402.01306"
+    summary = "value of a labelled response from a reference point, the KL, with diminishing returns on both sides"
+    trl = "kto"
+    halos = "kto"
     responses = "unpaired"
     needs_global_batch = True
     uses_mismatched_responses = True
@@ -118,6 +121,8 @@ class KTOPair(Loss):
 
     title = "KTO on pairs, with gradients through its KL (old form)"
     paper = "arXiv 2402.01306"
+    summary = "KTO's first form on pairs, with gradients through its KL; kept for comparison"
+    trl = "kto_pair (to 0.9.4)"
     needs_global_batch = True
     nonsmooth_at_reference = True
     beta: float = 0.1
