@@ -66,7 +66,7 @@ def train(config: Config, world: World) -> Path | None:
         if world.main:
             print(describe_plan(config, source, data, loss.needs_reference, world))
         return None
-    reference = build_reference(config, source, data, loss.tokens, world) if loss.needs_reference else None
+    reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
@@ -141,15 +141,15 @@ def losses_of(
 ) -> Iterator[tuple[LossInputs, Tensor, Tensor | slice]]:
     """For each of this rank's micro-batches of a global batch: the loss's inputs, its losses, and which rows it adds.
 
-    A coupled loss is given the whole global batch each time, in which only the micro-batch's rows carry gradients.
+    A loss that needs the global batch is given all of it each time; only the micro-batch's rows carry gradients.
     """
     tokens_per_prompt = data.tokens_per_prompt(indices)
 
     def inputs() -> Iterator[tuple[LossInputs, Tensor]]:
         for batch, positions in data.micro_batches(indices):
-            yield loss_inputs(model, reference, batch, loss.tokens, tokens_per_prompt), positions
+            yield loss_inputs(model, reference, batch, loss.token_inputs, tokens_per_prompt), positions
 
-    if not loss.coupled:
+    if not loss.needs_global_batch:
         for x, _ in inputs():
             yield x, loss(x), slice(None)
         return

@@ -101,7 +101,9 @@ class ParallelSection:
 
 @dataclass
 class LossSection:
-    name: str = key("nca", "the alignment method, or several as dpo+sft with --loss.weights 1,0.5")
+    name: str = key(
+        "nca", "the alignment method, several as dpo+sft with --loss.weights 1,0.5, or module:Class of your own"
+    )
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -198,7 +200,9 @@ def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
         # tables have no order: what [loss] says for whatever loss runs comes before what [loss.NAME] says for one
         for name, value in sorted(table.items(), key=lambda item: isinstance(item[1], dict)):
             if section == "loss" and isinstance(value, dict):
-                if name not in LOSSES:
+                if ":" in name and name not in config.loss.name.split("+"):
+                    continue  # module:Class of another run, which is not imported to check its parameters
+                if name not in LOSSES and ":" not in name:
                     raise UserError(f"{path}: [loss.{name}] is not a loss{nearest(name, LOSSES, cutoff=0.0)}")
                 for parameter, v in value.items():
                     if parameter not in loss_parameters(name):
@@ -258,7 +262,7 @@ def load_config(argv: list[str]) -> Config:
         _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
     _check(config)
     if not config.output:
-        config.output = f"runs/{Path(path).stem if path else 'align'}-{config.loss.name}"
+        config.output = f"runs/{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
     return config
 
 
@@ -271,9 +275,9 @@ def _check(config: Config) -> None:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
-    whole = "kl" in loss.tokens  # log-probs of the responses alone cannot be looked up for it
+    whole = "kl" in loss.token_inputs  # log-probs of the responses alone cannot be looked up for it
     if config.reference.mode == "auto":
-        config.reference.mode = "live" if whole or loss.kinked else "cached"
+        config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"
     if config.reference.mode == "cached" and whole:
         raise UserError(
             f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"

@@ -141,7 +141,10 @@ def read_toml(path: Path, flag: str = "--config") -> dict[str, Any]:
 
 
 def to_toml(tables: dict[str, Any]) -> str:
-    """Strings, numbers, booleans and lists of them, one level of tables: all that a configuration has."""
+    """Strings, numbers, booleans and lists of them, one level of tables: all that a configuration has.
+
+    A key "module:Class.beta" is that of beta in a table of the name before its last dot.
+    """
 
     def text(value: Any) -> str:
         # JSON's values are TOML's, but for infinities, escapes of letters beyond 16 bits, and a bare DEL
@@ -149,10 +152,14 @@ def to_toml(tables: dict[str, Any]) -> str:
             return str(value)
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
+    def key(name: str) -> str:
+        table, _, last = name.rpartition(".")
+        return f"{json.dumps(table)}.{last}" if ":" in table else name
+
     lines = [f"{name} = {text(value)}" for name, value in tables.items() if not isinstance(value, dict)]
     for section, table in tables.items():
         if isinstance(table, dict):
-            lines += ["", f"[{section}]", *(f"{name} = {text(value)}" for name, value in table.items())]
+            lines += ["", f"[{section}]", *(f"{key(name)} = {text(value)}" for name, value in table.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -58,21 +58,21 @@ def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, wor
     """A preference file as token ids, checked against what the loss needs. Says what it read."""
     options = config.data
     rows, dropped = read_rows(path, options.bad_rows)
-    if loss.answers == "unpaired" and len(rows[0].responses) == 2:
+    if loss.responses == "unpaired" and len(rows[0].responses) == 2:
         rows = [half for row in rows for half in labelled(row)]
         if world.main:
             print(f"data: {path} has pairs, for --loss {config.loss.name} {len(rows)} responses labelled good or bad")
     k, has_label = len(rows[0].responses), rows[0].label is not None
     kind = "labelled" if has_label else {1: "single", 2: "pair"}.get(k, "list")
-    if kind not in FITS[loss.answers]:
-        takes = " or ".join(HOLDS[kind] for kind in HOLDS if kind in FITS[loss.answers])
+    if kind not in FITS[loss.responses]:
+        takes = " or ".join(HOLDS[kind] for kind in HOLDS if kind in FITS[loss.responses])
         raise UserError(f"{path}: {HOLDS[kind]} a prompt; --loss {config.loss.name} takes {takes}")
-    if loss.answers == "one":  # what a loss does not read is not computed
+    if loss.responses == "one":  # what a loss does not read is not computed
         rows = [replace(row, responses=row.responses[:1], scores=None) for row in rows]
     groups, report = encode_rows(
         rows, tokenizer, options.template, options.max_length, options.overlong, options.bad_rows, dropped
     )
-    if loss.mismatched:
+    if loss.uses_mismatched_responses:
         groups = mismatch(groups, options.max_length, config.train.seed, path)
     if world.main:
         print(f"data: {path}\n{report}", flush=True)

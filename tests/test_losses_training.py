@@ -60,7 +60,7 @@ def test_every_loss_gives_one_curve_for_every_split(tiny):
 
 
 def test_pairs_serve_unpaired_losses_and_labels_train_as_they_are(tiny, tmp_path):
-    """A pair is two labelled answers: the same file written out that way gives the same run."""
+    """A pair is two labelled responses: the same file written out that way gives the same run."""
     pairs = [json.loads(line) for line in (tiny / "pairs.jsonl").read_text().splitlines()]
     rows = [
         {"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"}
@@ -74,7 +74,7 @@ def test_pairs_serve_unpaired_losses_and_labels_train_as_they_are(tiny, tmp_path
     kto, labels = read_metrics(tmp_path / "kto"), read_metrics(tmp_path / "labels" / "kto")
     assert [line["loss"] for line in kto] == [line["loss"] for line in labels]
     assert kto[0]["loss"] == pytest.approx(0.5, rel=1e-6) and "rewards/accuracy" not in kto[0]
-    # bco on pairs compares log-ratios of the same prompts; on labels each answer stands alone: log 2, not 2 log 2
+    # bco on pairs compares log-ratios of the same prompts; on labels each response stands alone: log 2, not 2 log 2
     first = [read_metrics(tmp_path / folder)[0]["loss"] for folder in ("bco", "labels/bco")]
     assert first == pytest.approx([2 * math.log(2), math.log(2)], rel=1e-6)
 
