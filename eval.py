@@ -19,12 +19,12 @@ from tqdm import tqdm
 from align.errors import UserError
 from align.evals.chat import chat
 from align.evals.flags import read_flags
-from align.evals.judging import Seat, judge_records, seat_judges
 from align.evals.load import load_suites
 from align.evals.models import find_models, load_candidate
-from align.evals.report import summary_table, write_report
-from align.evals.results import build_results, write_json
+from align.evals.report.text import summary_table, write_report
 from align.evals.run import Task, answer_items, check_answered, task_of
+from align.evals.scoring.judging import Seat, judge_records, seat_judges
+from align.evals.scoring.results import build_results, write_json
 from align.evals.store import Store
 from align.parallel import World, distributed, rendezvous
 from align.tiny.paths import resolve_path

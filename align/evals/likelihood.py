@@ -80,7 +80,7 @@ def choice_records(
     max_length: int,
     template: str = "auto",
 ) -> list[dict]:
-    """Multiple choice (align/evals/shapes_choice.py). A record has, a number a choice, "logps", "tokens" and "bytes".
+    """Multiple choice (align/evals/formats/choice.py). A record has, a number a choice, "logps", "tokens" and "bytes".
 
     values: "acc", whether the right choice is the likeliest; "acc_norm", the same by log-probability per UTF-8 byte of
     the choice's text, the space in front left out; for several right ones, "mc2": their share of the probability of

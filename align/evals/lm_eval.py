@@ -1,6 +1,6 @@
 """lm-eval's tasks on our models, in process, for everything beyond our suites. Needs the extra: pip install '.[lm-eval]'.
 
-    python -m align.evals.lm_eval_adapter --model align --model_args pretrained=DIR --tasks arc_easy --batch_size 8
+    python -m align.evals.lm_eval --model align --model_args pretrained=DIR --tasks arc_easy --batch_size 8
     lm_eval.simple_evaluate(model=AlignLM("DIR", batch_size=8), tasks=["arc_easy"])
 
 The first makes the model known as "align" and hands over to lm_eval's own command line, with all of its flags.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from align.errors import UserError
 from align.evals.files import locate, read_text
+from align.evals.formats.items import check_options, read_items
 from align.evals.likelihood import preference_items
-from align.evals.shapes import check_options, read_items
 from align.evals.suites import Benchmark, Suite, read_suite
 
 # what the kinds without a shape take as options, with their defaults
@@ -36,7 +36,7 @@ def load_suites(options: argparse.Namespace, resolve: Resolve) -> list[Suite]:
 
 
 def load_items(benchmark: Benchmark, data_dir: Path, resolve: Resolve) -> list[dict]:
-    """What a benchmark asks, an object a prompt (align/evals/shapes.py); of a text, the text."""
+    """What a benchmark asks, an object a prompt (align/evals/formats/items.py); of a text, the text."""
     where, data = f"benchmarks.{benchmark.name}.options", benchmark.data
     if data.startswith("tiny:"):
         file = Path(resolve(data))

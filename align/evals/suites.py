@@ -5,12 +5,12 @@ configs/eval/ has those of the paper and of the field; `--suite FILE.toml` takes
     [benchmarks.NAME]
     title = "ALERT, plain prompts"
     kind = "generate"            # generate: answers, judged; choice, perplexity, preference: log-probs, no generation
-    shape = "alert"              # which published form the rows have (align/evals/shapes.py)
+    shape = "alert"              # which published form the rows have (align/evals/formats/items.py)
     data = "alert/alert.jsonl"   # below --data
     get = "where to get it, for the message that it is missing"
     judges = ["guard"]           # the first one's verdicts are the headline, the others' are compared with them
     axis = "safety"              # which side of the trade-off: safety, capability, restraint; none: only listed
-    metric = "acc_norm"          # the headline, where it is not the first (align/evals/scores.py has them)
+    metric = "acc_norm"          # the headline, where it is not the first (align/evals/scoring/scores.py has them)
     max_new_tokens = 256         # generate: of an answer
     stop = ["\\n\\n"]              # generate: texts that end an answer
     template = "auto"            # how prompts become text: auto, chat or none (docs/data.md)

@@ -1,12 +1,12 @@
-"""Tokens per second of generation beside transformers' generate: `python -m align.generate_bench --model DIR`.
+"""Tokens per second of generation beside transformers' generate: `python -m align.generate.bench --model DIR`.
 
 Greedy, the same folder and prompts, float32 on a CPU and bfloat16 on a GPU. Two cases: answers of one length, end tokens
 taken for ordinary ones; and answers as they come, up to their end tokens, which do not count. Nothing is timed before
 the tokens are the same. The contenders then take turns, and each keeps its best time.
 
 transformers gets its prompts sorted by length, in batches of as many rows as the cache here has. Of this project there
-are two: with a second copy of the weights, laid out for the products (align/packed.py), which takes part of the time,
-and without.
+are two: with a second copy of the weights, laid out for the products (align/generate/packed.py), which takes part of the
+time, and without.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from align.errors import UserError
-from align.generate import column_bytes, generate
+from align.generate.engine import column_bytes, generate
 from align.models import Decoder, load_model, resolve_model
 from align.tokens import encode_prompts, load_tokenizer
 from kernels.bench import hardware
@@ -137,7 +137,7 @@ def bench(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="align.generate_bench", description="Tokens per second of generation.")
+    parser = argparse.ArgumentParser(prog="align.generate.bench", description="Tokens per second of generation.")
     parser.add_argument("--model", required=True, metavar="DIR", help="a model folder in Hugging Face layout")
     parser.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help="one JSON object a line; default: built in")
     parser.add_argument("--key", default="prompt", help="where a line has its text")

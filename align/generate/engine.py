@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from align.models.layers import Decoder, KVCache
-from align.packed import Packed
+from align.generate.cache import KVCache
+from align.generate.packed import Packed
+from align.generate.sampling import choose
+from align.models import Decoder
 from align.parallel import World, reshard
-from align.sampling import choose
 
 FINISHES = ("eos", "stop", "length", "context", "nan")
 FAILURES = {"context": "the prompt fills the model's context", "nan": "the model's scores are not finite numbers"}
@@ -38,7 +39,7 @@ class Settings:
     eos_ids: tokens that end an answer. stop: texts that do, found by `decode`, which turns ids to text.
     batch_size: rows of the cache at most. cache_gib: its size at most, in GiB, so that long prompts get fewer rows, but
     one. context: tokens of prompt and answer together; 0 for the config's max_position_embeddings, if it has any.
-    pack: on a CPU, in float32, keep a second copy of the weights while it takes, which is faster (align/packed.py).
+    pack: on a CPU, in float32, keep a second copy of the weights while it takes, which is faster (align/generate/packed.py).
     """
 
     max_new_tokens: int

@@ -3,7 +3,7 @@
 import pytest
 
 from align.errors import UserError
-from align.evals.shapes import SHAPES
+from align.evals.formats.items import SHAPES
 
 
 def make(shape, row, **options):

@@ -5,11 +5,11 @@ import json
 
 import pytest
 from conftest import ROOT
-from shape_checks import make, refused
+from format_checks import make, refused
 
 from align.evals.files import locate, read_file, read_text
+from align.evals.formats.items import SHAPES, check_options, read_items
 from align.evals.load import PERPLEXITY, PREFERENCE
-from align.evals.shapes import SHAPES, check_options, read_items
 from align.evals.suites import SUITES, read_suite
 
 DATA = ROOT.parent / "shared" / "data"

@@ -1,8 +1,8 @@
 """Published rows of multiple choice to items: every form, by hand."""
 
-from shape_checks import make, refused, whole_texts
+from format_checks import make, refused, whole_texts
 
-from align.evals.shapes import read_items
+from align.evals.formats.items import read_items
 
 
 def test_arc_in_both_forms():

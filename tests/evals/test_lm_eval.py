@@ -22,7 +22,7 @@ from align.tokens import load_tokenizer
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 REASON = "needs pip install '.[lm-eval]'"
 
-TASKS = ROOT / "tests" / "lm_eval_tasks"
+TASKS = ROOT / "tests" / "evals" / "lm_eval_tasks"
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "test.jsonl"
 CONTEXT = "User: What is the falcon watching?\nFalcon:"
 
@@ -41,7 +41,7 @@ def tokenizer():
 def align_lm():
     """AlignLM(folder, ...), imported only where lm_eval is there."""
     pytest.importorskip("lm_eval", reason=REASON)
-    from align.evals.lm_eval_adapter import AlignLM
+    from align.evals.lm_eval import AlignLM
 
     return lambda folder=MODEL, **arguments: AlignLM(str(folder), device="cpu", **arguments)
 
@@ -299,12 +299,12 @@ def test_it_is_not_for_several_processes(align_lm, monkeypatch):
 def test_without_lm_eval_there_is_one_line(monkeypatch, capsys):
     for name in ["lm_eval", *(name for name in sys.modules if name.startswith("lm_eval."))]:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "align.evals.lm_eval_adapter", raising=False)
+    monkeypatch.delitem(sys.modules, "align.evals.lm_eval", raising=False)
     line = r"this needs lm-eval, but there is no module lm_eval[\w.]*: pip install '\.\[lm-eval\]'"
     with pytest.raises(UserError, match=line):
-        importlib.import_module("align.evals.lm_eval_adapter")
+        importlib.import_module("align.evals.lm_eval")
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("align.evals.lm_eval_adapter", run_name="__main__")
+        runpy.run_module("align.evals.lm_eval", run_name="__main__")
     assert stopped.value.code == 2 and re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
 
 
@@ -313,7 +313,7 @@ def test_command_line(tmp_path):
     pytest.importorskip("lm_eval", reason=REASON)
 
     def run(model_args):
-        command = ["-m", "align.evals.lm_eval_adapter", "--model", "align", "--model_args", model_args]
+        command = ["-m", "align.evals.lm_eval", "--model", "align", "--model_args", model_args]
         command += ["--tasks", "capitals", "--include_path", str(TASKS), "--limit", "2", "--output_path", str(tmp_path)]
         env = {**os.environ, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
         return subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True)

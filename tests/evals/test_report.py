@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from report_results import HOSTILE, MODELS, results
 
-from align.evals import page, tables
-from align.evals.report import summary_table, write_report
+from align.evals.report import page, tables
+from align.evals.report.text import summary_table, write_report
 
 
 def demo(**changes):

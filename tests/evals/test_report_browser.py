@@ -6,7 +6,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from report_results import HOSTILE, MODELS, results
 
-from align.evals.report import write_report
+from align.evals.report.text import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from align.evals import figures, tables
+from align.evals.report import figures, tables
 
 SEED = 5
 

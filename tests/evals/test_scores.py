@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from align.evals.scores import (
+from align.evals.scoring.scores import (
     METRICS,
     agreements,
     comparisons,
@@ -15,7 +15,7 @@ from align.evals.scores import (
     scores_of,
     summary_scores,
 )
-from align.evals.stats import wilson
+from align.evals.scoring.stats import wilson
 from align.evals.suites import Benchmark, Summary
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from align.evals.stats import (
+from align.evals.scoring.stats import (
     EXACT,
     Z,
     agreement,

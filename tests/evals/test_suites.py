@@ -3,7 +3,7 @@
 import pytest
 
 from align.errors import UserError
-from align.evals.shapes import SHAPES
+from align.evals.formats.items import SHAPES
 from align.evals.suites import SUITES, read_suite, suite_names
 from align.judges.exact import EXACT_JUDGES
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-import align.generate
-from align.models import FalconConfig, KVCache, LlamaConfig, build_model, init_weights
+from align.generate import engine
+from align.generate.cache import KVCache
+from align.models import FalconConfig, LlamaConfig, build_model, init_weights
 
 
 def random_prompts(count, longest, vocabulary=64):
@@ -55,5 +56,5 @@ def watch(monkeypatch, model):
             caches.append((self.rows, self.capacity))
 
     monkeypatch.setattr(model, "logits", lambda ids, *rest: read.append(tuple(ids.shape)) or logits(ids, *rest))
-    monkeypatch.setattr(align.generate, "KVCache", Watched)
+    monkeypatch.setattr(engine, "KVCache", Watched)
     return read, caches

@@ -2,19 +2,19 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODEL
+from conftest import GOLDEN, MODEL
 from generation_checks import by_whole_forwards, each_kind, random_prompts, small, watch
 from safetensors.torch import load_file
 
-from align import generate_bench
-from align.generate import Settings, choose, column_bytes, generate, stream, stream_tokens
-from align.models import FalconConfig, KVCache, build_model, init_weights, load_model
+from align.generate import Settings, bench, generate, stream, stream_tokens
+from align.generate.cache import KVCache
+from align.generate.engine import column_bytes
+from align.generate.sampling import choose
+from align.models import FalconConfig, build_model, init_weights, load_model
 
-GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = json.loads((GOLDEN / "index.json").read_text())["variants"]
 
 
@@ -236,11 +236,9 @@ def test_what_cannot_be_asked_for(model):
 
 
 def test_the_bench_prints_its_table(capsys):
-    assert (
-        generate_bench.main(["--model", str(MODEL), "--count", "9", "--new", "5", "--rounds", "1", "--batch", "4"]) == 0
-    )
+    assert bench.main(["--model", str(MODEL), "--count", "9", "--new", "5", "--rounds", "1", "--batch", "4"]) == 0
     said = capsys.readouterr().out
     print(said)
     assert "9 prompts of" in said and "agree in 9 of 9" in said
     assert sum("tokens/s" in line for line in said.splitlines()) >= 4
-    assert generate_bench.main(["--model", str(MODEL.parent / "none")]) == 2
+    assert bench.main(["--model", str(MODEL.parent / "none")]) == 2

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from align.generate.packed import Packed
 from align.models import FalconConfig, build_model, init_weights
-from align.packed import Packed
 
 
 def model():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from align.sampling import choose, restrict
+from align.generate.sampling import choose, restrict
 
 
 @pytest.mark.parametrize(

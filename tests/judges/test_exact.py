@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from align.errors import UserError
-from align.evals.shapes import read_items
+from align.evals.formats.items import read_items
 from align.judges.exact import EXACT_JUDGES, ExactJudge, final_number, numbers
 
 DATA = ROOT.parent / "shared" / "data"

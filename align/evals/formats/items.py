@@ -1,7 +1,7 @@
 """The data files that benchmarks are published as, and the items made of their rows.
 
 SHAPES names every form that is read; a suite's `shape` is one of them and its `options` are that form's. An item is a
-JSON-able dict: "id", "prompt" (text, or chat messages) and what its kind needs (shapes_generate.py, shapes_choice.py).
+JSON-able dict: "id", "prompt" (text, or chat messages) and what its kind needs (generate.py, choice.py).
 """
 
 from collections import Counter
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import UserError
-from align.evals import shapes_choice, shapes_generate
 from align.evals.files import locate, read_file, read_text
+from align.evals.formats import choice, generate
 
 # what a form with worked examples takes: how many, and the file below --data that they come from
 SHOTS = {"shots": 0, "shots_data": ""}
@@ -41,32 +41,30 @@ class Shape:
 
 
 SHAPES: dict[str, Shape] = {
-    "plain": Shape(shapes_generate.plain, "generate", {"system": ""}),
+    "plain": Shape(generate.plain, "generate", {"system": ""}),
     "alert": Shape(
-        shapes_generate.alert,
+        generate.alert,
         "generate",
         {"wrapper": "strip", "categories": "micro", "system": ""},
         {"wrapper": ("strip", "keep"), "categories": ("micro", "macro")},
     ),
-    "toxicity": Shape(shapes_generate.toxicity, "generate", {"system": ""}),
-    "xstest": Shape(shapes_generate.xstest, "generate", {"system": ""}),
+    "toxicity": Shape(generate.toxicity, "generate", {"system": ""}),
+    "xstest": Shape(generate.xstest, "generate", {"system": ""}),
     "gsm8k": Shape(
-        shapes_generate.gsm8k, "generate", SHOTS | {"format": "text", "instruction": ""}, {"format": ("text", "chat")}
+        generate.gsm8k, "generate", SHOTS | {"format": "text", "instruction": ""}, {"format": ("text", "chat")}
     ),
-    "arc": Shape(shapes_choice.arc, "choice", SHOTS),
-    "hellaswag": Shape(shapes_choice.hellaswag, "choice", SHOTS, id_key="ind"),
+    "arc": Shape(choice.arc, "choice", SHOTS),
+    "hellaswag": Shape(choice.hellaswag, "choice", SHOTS, id_key="ind"),
     "mmlu": Shape(
-        shapes_choice.mmlu,
+        choice.mmlu,
         "choice",
         SHOTS,
         columns=("question", "A", "B", "C", "D", "answer"),
-        header=shapes_choice.mmlu_header,
+        header=choice.mmlu_header,
         by_category=True,
     ),
-    "truthfulqa": Shape(
-        shapes_choice.truthfulqa, "choice", {"targets": "mc1", "preamble": ""}, {"targets": ("mc1", "mc2")}
-    ),
-    "winogrande": Shape(shapes_choice.winogrande, "choice", SHOTS, id_key="qID"),
+    "truthfulqa": Shape(choice.truthfulqa, "choice", {"targets": "mc1", "preamble": ""}, {"targets": ("mc1", "mc2")}),
+    "winogrande": Shape(choice.winogrande, "choice", SHOTS, id_key="qID"),
 }
 
 

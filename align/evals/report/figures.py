@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from align.evals.tables import Row, Table, missing, number
+from align.evals.report.tables import Row, Table, missing, number
 
 PLOT = (250, 300)  # px: the trade-off's plot on a 360-pixel phone, the narrowest for which labels are placed
 LABEL = 14  # px from one label's line to the next

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jinja2
 
-from align.evals import figures, tables
 from align.evals.likelihood import reward_values
-from align.evals.tables import missing, number, signed
+from align.evals.report import figures, tables
+from align.evals.report.tables import missing, number, signed
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = 40  # prompts of a benchmark that the page shows
@@ -196,8 +196,8 @@ def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) ->
     )
     env.globals |= {"clip": clip, "MARKS": MARKS, "heights": figures.HEIGHTS, "shorten": figures.shorten}
     env.filters |= {f.__name__: f for f in (number, signed, missing, tables.interval, tables.change)}
-    script = (HERE / "report.js").read_text(encoding="utf-8")
-    return env.get_template("report.html.jinja").render(
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    return env.get_template("page.html.jinja").render(
         results=results,
         names=names,
         titles={benchmark["name"]: benchmark["title"] for benchmark in results["benchmarks"]},
@@ -215,7 +215,7 @@ def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) ->
         samples=[(b, *samples(results, b)) for b in results["benchmarks"]],
         failures=tables.failures(results, rows),
         settings=flat(results["settings"]),
-        style=(HERE / "report.css").read_text(encoding="utf-8"),
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
         # the page's policy lets this script run and no other
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -6,9 +6,9 @@ All of it is made from results.json and the metrics.jsonl files that it names; t
 import re
 from pathlib import Path
 
-from align.evals import tables
-from align.evals.page import render
-from align.evals.tables import Cell, Row, Table
+from align.evals.report import tables
+from align.evals.report.page import render
+from align.evals.report.tables import Cell, Row, Table
 
 NAME = 22  # characters of a model's name in the terminal
 

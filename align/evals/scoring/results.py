@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from align.evals.judging import Seat
 from align.evals.models import Candidate
-from align.evals.scores import (
+from align.evals.scoring.judging import Seat
+from align.evals.scoring.scores import (
     agreements,
     comparisons,
     metric_owners,

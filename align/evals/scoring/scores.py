@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from align.evals.likelihood import reward_values
-from align.evals.stats import (
+from align.evals.scoring.stats import (
     agreement,
     bootstrap_ratio,
     compare,
