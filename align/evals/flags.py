@@ -34,8 +34,8 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add("--top_p", type=float, default=1.0, help="sample from the likeliest tokens that have this probability together")
     add("--top_k", type=int, default=0, help="sample from this many of the likeliest tokens; 0: from all")
     add("--seed", type=int, default=0, help="of the samples")
-    add("--max_new_tokens", type=int, default=0, metavar="N", help="of an answer; default: what the suite says")
-    add("--max_length", type=int, default=0, metavar="N", help="of prompt and answer; default: what the model says")
+    add("--max_new_tokens", type=int, default=0, metavar="N", help="of a response; default: what the suite says")
+    add("--max_length", type=int, default=0, metavar="N", help="of prompt and response; default: what the model says")
     add("--batch_size", type=int, default=32, metavar="N", help="texts that a process reads or writes at a time")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on GPUs")
     add("--shard", action="store_true", help="spread the weights over all processes: for models that fit on none")
@@ -54,7 +54,7 @@ def check(options: argparse.Namespace) -> None:
         if len(options.model) > 2:
             raise UserError(f"--chat talks to one model or two side by side, not to {len(options.model)}")
     elif not options.suite:
-        raise UserError(f"--suite is missing: there are {', '.join(suite_names())}, or a FILE.toml of your own")
+        raise UserError(f"--suite is missing: there are {', '.join(suite_names())}, or your own FILE.toml")
     at_least = {
         "limit": 0,
         "temperature": 0,

@@ -1,4 +1,4 @@
-"""lm-eval's tasks on our models, in process, for everything beyond our suites. Needs the extra: pip install '.[lm-eval]'.
+"""lm-eval's tasks on models of this project, in process, beyond the suites here. Needs pip install '.[lm-eval]'.
 
     python -m align.evals.lm_eval --model align --model_args pretrained=DIR --tasks arc_easy --batch_size 8
     lm_eval.simple_evaluate(model=AlignLM("DIR", batch_size=8), tasks=["arc_easy"])
@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
 
 log = logging.getLogger("lm_eval.align")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-# where neither the configuration nor the tokenizer names one, as in lm_eval
+# where neither configuration nor tokenizer names one, as in lm_eval
 CONTEXT = 2048
 # positions whose whole rows of logits exist at a time, to see which token is the likeliest
 SLICE = 256
@@ -90,7 +90,7 @@ class AlignLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context: BOS, also where prompts get none, else EOS."""
+        """What precedes a text without context: BOS, also where prompts get none, else EOS."""
         bos = self.tokenizer.chat_template.special_tokens.get("bos_token")
         return self.tokenizer.eos_id if bos is None else self.tokenizer.backend.token_to_id(bos)
 
@@ -104,7 +104,7 @@ class AlignLM(TemplateLM):
 
         A context that is too long loses its oldest tokens. Only the continuations meet the head.
         """
-        # what the model reads -> the requests it answers: the one-letter choices of a question share one
+        # what the model reads -> the requests it serves: the one-letter choices of a question share one
         readers = defaultdict(list)
         for i, (_, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
@@ -113,20 +113,20 @@ class AlignLM(TemplateLM):
                     f"{self.max_length}; choose another task, or another max_length in --model_args"
                 )
             readers[tuple((context + continuation)[-(self.max_length + 1) : -1])].append(i)
-        self._report_cut(sum(len(context + answer) > self.max_length + 1 for _, context, answer in requests))
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        self._report_cut(sum(len(context + text) > self.max_length + 1 for _, context, text in requests))
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         inputs = sorted(readers, key=len, reverse=True)
         with tqdm(total=len(requests), disable=disable_tqdm, desc="log-likelihoods") as progress:
             for start in range(0, len(inputs), self.batch_size):
                 batch = inputs[start : start + self.batch_size]
                 asked = [(row, i) for row, ids in enumerate(batch) for i in readers[ids]]
                 scores = self._score(batch, [(row, requests[i][2]) for row, i in asked])
-                for (_, i), answers[i] in zip(asked, scores, strict=True):
-                    # lm_eval's cache, where --use_cache asks for one; a window of a longer text has no text of its own
+                for (_, i), found[i] in zip(asked, scores, strict=True):
+                    # lm_eval's cache, where --use_cache asks for one; a window of a longer text has no text to be cached by
                     if requests[i][0] is not None:
-                        self.cache_hook.add_partial("loglikelihood", requests[i][0], answers[i])
+                        self.cache_hook.add_partial("loglikelihood", requests[i][0], found[i])
                 progress.update(len(asked))
-        return answers
+        return found
 
     def _score(self, batch: list[tuple[int, ...]], endings: list[tuple[int, list[int]]]) -> list[tuple[float, bool]]:
         """Of each (row, continuation): how the row of the batch, longest first, predicts it, with its last tokens."""
@@ -138,7 +138,7 @@ class AlignLM(TemplateLM):
         hidden = self.model.hidden(torch.tensor(padded, device=self._device))[rows, columns]  # (n, D)
         logp = self.model.lm_head(hidden, wanted).double()  # (n,)
         if not logp.isfinite().all():
-            raise UserError(f"{self.pretrained}: the model's log-probabilities are not finite numbers")
+            raise UserError(f"{self.pretrained}: the model's log-probabilities are non-finite")
         best = torch.cat([self.model.lm_head(part).argmax(dim=-1) for part in hidden.split(SLICE)])  # (n,)
         sizes = [len(targets) for _, targets in endings]
         parts = zip(logp.cpu().split(sizes), (best == wanted).cpu().split(sizes), strict=True)
@@ -170,8 +170,8 @@ class AlignLM(TemplateLM):
         for i, request in enumerate(requests):
             alike[json.dumps(request.args[1], sort_keys=True)].append(i)
         jobs = [(members, self._settings(requests[members[0]].args[1])) for members in alike.values()]
-        answers = [""] * len(requests)
-        with tqdm(total=len(requests), disable=disable_tqdm, desc="answers") as progress:
+        responses = [""] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="responses") as progress:
             for members, settings in jobs:
                 room = self.max_length - settings.max_new_tokens
                 prompts = [self.tok_encode(requests[i].args[0]) or [self.prefix_token_id] for i in members]
@@ -180,13 +180,13 @@ class AlignLM(TemplateLM):
                     if done.finish in FAILURES:
                         raise UserError(f"{self.pretrained}: {FAILURES[done.finish]}")
                     i = members[done.index]
-                    answers[i] = done.text
+                    responses[i] = done.text
                     self.cache_hook.add_partial("generate_until", requests[i].args, done.text)
                     progress.update()
-        return answers
+        return responses
 
     def _settings(self, gen_kwargs: dict) -> Settings:
-        """How lm_eval wants an answer written."""
+        """How lm_eval wants a response written."""
         kwargs = normalize_gen_kwargs(gen_kwargs, self.max_gen_toks)  # its many names made one; greedy: temperature 0
         new_tokens, until = kwargs.pop("max_gen_toks"), [text for text in kwargs.pop("until") if text]
         if not 0 < new_tokens < self.max_length:
@@ -202,7 +202,7 @@ class AlignLM(TemplateLM):
                 f"generation argument {', '.join(sorted(unknown))}: model align does not have it; it has until, "
                 "max_gen_toks, do_sample, temperature, top_p and top_k"
             )
-        # an `until` that is a special token ends an answer as a token: decoding leaves it out
+        # an `until` that is a special token ends a response as a token: decoding leaves it out
         special = [text for text in until if self.tokenizer.special_text.fullmatch(text)]
         try:
             return Settings(
@@ -247,7 +247,7 @@ class AlignLM(TemplateLM):
 
 
 def main() -> None:
-    """lm_eval's command line, with our errors as one line each and exit status 2."""
+    """lm_eval's command line, with this project's errors as one line each and exit status 2."""
     try:
         cli_evaluate()
     except UserError as error:

@@ -14,7 +14,7 @@ from align.tokens import Tokenizer, check_fits, load_tokenizer
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to evaluate. id is a hash of all that its answers depend on."""
+    """A model to evaluate. id is a hash of all that its responses depend on."""
 
     name: str
     path: str  # as the user gave it
@@ -22,7 +22,7 @@ class Candidate:
     id: str
     parameters: int
     metrics: Path | None  # metrics.jsonl of the run that made it
-    max_length: int  # tokens of context, prompt and answer together
+    max_length: int  # tokens of context, prompt and response together
     tokenizer: Tokenizer
 
 

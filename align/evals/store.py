@@ -1,8 +1,8 @@
-"""What an evaluation has found out so far, in a file that survives a kill: records.jsonl.
+"""The results of an evaluation so far, in a file that survives a kill: records.jsonl.
 
-A line is one chunk of a benchmark, answered by one model, or judged by one judge. A line's key is a hash of all that its
-content depends on (weights, prompts, settings), so the same command goes on where it was stopped, a second command with
-one more model computes that model alone, and nothing is taken for what it is not. Lines are only ever added.
+A line is one chunk of a benchmark: one model's records, or one judge's verdicts on them. A line's key is a hash of all
+that its content depends on (weights, prompts, settings), so the same command goes on where it was stopped, a second
+command with one more model computes that model alone, and nothing stale is taken. Lines are only ever added.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from align.errors import UserError
 
-CHUNK = 64  # prompts that are answered, judged and written together: what a kill costs at most
+CHUNK = 64  # prompts that are generated for, judged and written together: what a kill costs at most
 
 
 def chunks(count: int) -> list[slice]:
@@ -36,6 +36,13 @@ def folder_digest(folder: Path) -> str:
         with file.open("rb") as stream:
             sums.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
     return digest(sums)
+
+
+def renamed(found: dict) -> dict:
+    """A record as it is called today: an older store has a response under "answer"."""
+    if not {"answer", "finish"} <= found.keys():
+        return found
+    return {"response" if key == "answer" else key: value for key, value in found.items()}
 
 
 class Store:
@@ -62,10 +69,10 @@ class Store:
                     break
                 try:
                     entry = json.loads(line)
-                    self.found[entry["key"], entry["chunk"]] = entry["found"]
-                except (ValueError, KeyError, TypeError):
+                    self.found[entry["key"], entry["chunk"]] = [renamed(found) for found in entry["found"]]
+                except (ValueError, KeyError, TypeError, AttributeError):
                     raise UserError(
-                        f"{self.file}:{number} is not a line of an evaluation; mend it, or give another --output"
+                        f"{self.file}:{number} is not a line of an evaluation; fix it, or give another --output"
                     ) from None
                 whole += len(line)
         return whole

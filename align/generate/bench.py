@@ -1,12 +1,12 @@
 """Tokens per second of generation beside transformers' generate: `python -m align.generate.bench --model DIR`.
 
-Greedy, the same folder and prompts, float32 on a CPU and bfloat16 on a GPU. Two cases: answers of one length, end tokens
-taken for ordinary ones; and answers as they come, up to their end tokens, which do not count. Nothing is timed before
-the tokens are the same. The contenders then take turns, and each keeps its best time.
+Greedy, the same folder and prompts, float32 on a CPU and bfloat16 on a GPU. Two cases: responses of one length, where
+end tokens are taken for ordinary ones; and responses as they come, up to their end tokens, which do not count. Nothing
+is timed before the tokens are the same. The contenders then take turns, and each keeps its best time.
 
 transformers gets its prompts sorted by length, in batches of as many rows as the cache here has. Of this project there
-are two: with a second copy of the weights, laid out for the products (align/generate/packed.py), which takes part of the
-time, and without.
+are two: with a second copy of the weights, laid out for the products (align/generate/packed.py), the making of
+which is timed too, and without.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from align.tokens import encode_prompts, load_tokenizer
 from kernels.bench import hardware
 
 Prompts = list[list[int]]
-Contender = Callable[[Sequence[int]], list[list[int]]]  # the ids that end an answer -> every prompt's new ids
+Contender = Callable[[Sequence[int]], list[list[int]]]  # the ids that end a response -> every prompt's new ids
 BASELINE = "transformers"
-TIE = 1e-3  # scores that are nearer may change places when their sums are taken in another order
+TIE = 1e-3  # scores closer than this may swap ranks when sums are taken in another order
 
 TOPICS = ("the sea", "bicycles", "bread", "old maps", "sleep", "chess", "rivers and how they find their way", "bees")
 ASKED = (
@@ -71,7 +71,7 @@ def theirs(folder: Path, prompts: Prompts, args: argparse.Namespace, like: Decod
     @torch.no_grad()
     def run(ends: Sequence[int]) -> list[list[int]]:
         model.generation_config.eos_token_id = list(ends) or None
-        answers: list[list[int]] = [[] for _ in prompts]
+        responses: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), args.batch):
             rows = order[start : start + args.batch]
             longest = max(len(prompts[i]) for i in rows)
@@ -81,14 +81,14 @@ def theirs(folder: Path, prompts: Prompts, args: argparse.Namespace, like: Decod
             new = model.generate(ids, attention_mask=mask, max_new_tokens=args.new, do_sample=False, pad_token_id=0)
             for i, row in zip(rows, new[:, longest:].tolist(), strict=True):
                 end = next((t for t, token in enumerate(row) if token in ends), len(row))
-                answers[i] = row[:end]
-        return answers
+                responses[i] = row[:end]
+        return responses
 
     return run
 
 
 def compare(model: Decoder, prompts: Prompts, a: list[list[int]], b: list[list[int]], end: int) -> tuple[int, int]:
-    """How many answers differ, and how many of these at a tie: two tokens with scores within TIE of each other."""
+    """How many responses differ, and how many of these at a tie: two tokens with scores within TIE of each other."""
     differ = ties = 0
     for prompt, one, other in zip(prompts, a, b, strict=True):
         if one != other:
@@ -119,15 +119,15 @@ def bench(
     """Print the table, as far as every contender has the tokens of the first; whether that is all of it."""
     first = next(iter(contenders))
     for case, ending in ((f"{args.new} new tokens each", ()), (f"up to the end token, {args.new} at most", ends)):
-        answers = {name: run(ending) for name, run in contenders.items()}
+        responses = {name: run(ending) for name, run in contenders.items()}
         for name in list(contenders)[1:]:
-            differ, ties = compare(model, prompts, answers[first], answers[name], ends[0])
-            print(f"{case}: {name} and {first} agree in {len(prompts) - differ} of {len(prompts)} answers", end="")
+            differ, ties = compare(model, prompts, responses[first], responses[name], ends[0])
+            print(f"{case}: {name} and {first} agree in {len(prompts) - differ} of {len(prompts)} responses", end="")
             print(f", and part at a tie in {ties}" if ties else "")
             if differ > ties:
-                print(f"{differ - ties} answers differ by more than rounding: nothing is timed")
+                print(f"{differ - ties} responses differ by more than rounding: nothing is timed")
                 return False
-        tokens = {name: sum(map(len, new)) for name, new in answers.items()}
+        tokens = {name: sum(map(len, new)) for name, new in responses.items()}
         for name, seconds in measure(contenders, ending, args).items():
             speed = tokens[name] / seconds
             if name == first:
@@ -140,9 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="align.generate.bench", description="Tokens per second of generation.")
     parser.add_argument("--model", required=True, metavar="DIR", help="a model folder in Hugging Face layout")
     parser.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help="one JSON object a line; default: built in")
-    parser.add_argument("--key", default="prompt", help="where a line has its text")
+    parser.add_argument("--key", default="prompt", help="the key of the text in a line")
     parser.add_argument("--count", type=int, default=32, help="prompts")
-    parser.add_argument("--new", type=int, default=64, help="new tokens of an answer, at most")
+    parser.add_argument("--new", type=int, default=64, help="new tokens of a response, at most")
     parser.add_argument("--batch", type=int, default=32, help="rows")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

@@ -8,7 +8,7 @@ class KVCache:
     """Keys and values of the tokens read so far, so that generation computes each once.
 
     `rows` rows of `capacity` columns for every layer, allocated once. The rows in use are the first len(lengths); row b
-    holds lengths[b] tokens from column 0 on, and behind them what is left over, masked until it is written over. A call
+    holds lengths[b] tokens from column 0 on, and behind them leftovers, masked until they are overwritten. A call
     of the model reads prompts, right-padded, into the rows behind those in use if it is the first or follows `enter`;
     any other appends its columns to all rows in use, each at its own length.
 
@@ -17,9 +17,9 @@ class KVCache:
 
     def __init__(self, lengths: Tensor, capacity: int, rows: int | None = None):
         self.rows, self.capacity = len(lengths) if rows is None else rows, capacity
-        self.lengths = torch.empty(0, dtype=torch.long)  # on the CPU: nobody waits for a GPU to know where things are
+        self.lengths = torch.empty(0, dtype=torch.long)  # on the CPU: finding a row must not wait for a GPU
         self.prefix = 0  # columns that all prompts have in common (`share`)
-        self.columns = 0  # what the tokens being read may look at
+        self.columns = 0  # what the tokens being read attend to
         self.keys: list[Tensor] = []  # one (rows, kv_heads, capacity, d) per layer: no head is ever repeated
         self.values: list[Tensor] = []
         self.enter(lengths)
@@ -29,7 +29,7 @@ class KVCache:
         self.entering = lengths.cpu()
 
     def share(self) -> None:
-        """Make what the one row in use holds the prefix of every row, and free it. Prompts go on from there."""
+        """Make the content of the one row in use the prefix of every row, and free it. Prompts go on from there."""
         self.prefix, self.lengths = int(self.lengths), self.lengths[:0]
         for store in (*self.keys, *self.values):
             store[1:, :, : self.prefix] = store[:1, :, : self.prefix]
@@ -50,7 +50,7 @@ class KVCache:
         return positions[:, None]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, kv_heads, T, d); return what the new tokens may look at, (B, kv_heads, S, d)."""
+        """Store k, v (B, kv_heads, T, d); return what the new tokens attend to, (B, kv_heads, S, d)."""
         if layer == len(self.keys):
             for stores, new in ((self.keys, k), (self.values, v)):
                 # zeros, not empty: unwritten columns are masked, but 0 * NaN would still be NaN
@@ -60,15 +60,15 @@ class KVCache:
             store.transpose(1, 2)[self.write] = new.transpose(1, 2)  # (B, T, kv_heads, d)
         return tuple(store[self.read, :, : self.columns] for store in stores)
 
-    def drop(self, row: int, spoilt: bool = False) -> None:
+    def drop(self, row: int, non_finite: bool = False) -> None:
         """Free a row in use. The last one takes its place, so that those in use stay together.
 
-        spoilt: it holds numbers that are not finite, which would reach the next prompt in spite of its mask.
+        non_finite: it holds such numbers, which would reach the next prompt in spite of its mask.
         """
         last = len(self.lengths) - 1
         length = int(self.lengths[last])
         for store in (*self.keys, *self.values):
-            if spoilt:
+            if non_finite:
                 store[row, :, self.prefix :] = 0
             if row < last:
                 store[row, :, self.prefix : length] = store[last, :, self.prefix : length]

@@ -1,9 +1,9 @@
-"""Generation with a key/value cache: many prompts at once, and no answer depends on the others beside it.
+"""Generation with a key/value cache: many prompts at once, and no response depends on the others in its batch.
 
 Each forward of the model does one of two things: it reads some prompts into free rows of the cache, or it writes one
-token of every row in use. A row whose answer ends is free for the next prompt, so that a short answer does not wait for
-a long one. Shorter prompts come first: those that are read together need little padding, and rows that have written
-much stand beside rows that began with much.
+token of every row in use. A row whose response ends is free for the next prompt, so that a short response does not
+wait for a long one. Shorter prompts come first: those that are read together need little padding, and rows that have
+written much share the cache with rows that began with much.
 """
 
 import math
@@ -24,7 +24,7 @@ from align.models import Decoder
 from align.parallel import World, reshard
 
 FINISHES = ("eos", "stop", "length", "context", "nan")
-FAILURES = {"context": "the prompt fills the model's context", "nan": "the model's scores are not finite numbers"}
+FAILURES = {"context": "the prompt fills the model's context", "nan": "the model's scores are non-finite"}
 READ_TOKENS = 512  # that one forward reads, padding included: more are hardly faster each, and need more padding
 SHARED_TOKENS = 256  # saved by reading the prompts' common prefix once: fewer are not worth a forward of its own
 PACKED_PROMPTS = 8  # for which packing the weights pays, which takes as long as a few forwards
@@ -32,14 +32,14 @@ PACKED_PROMPTS = 8  # for which packing the weights pays, which takes as long as
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are written. Raises ValueError for what cannot be.
+    """How responses are written. Raises ValueError for a setting that makes no sense.
 
     temperature: 0 takes the likeliest token, above 0 samples from softmax(logits / temperature). top_k: only from this
     many of the likeliest tokens, 0 for all. top_p: then only from the likeliest that have this probability together.
-    eos_ids: tokens that end an answer. stop: texts that do, found by `decode`, which turns ids to text.
+    eos_ids: tokens that end a response. stop: texts that do, found by `decode`, which turns ids to text.
     batch_size: rows of the cache at most. cache_gib: its size at most, in GiB, so that long prompts get fewer rows, but
-    one. context: tokens of prompt and answer together; 0 for the config's max_position_embeddings, if it has any.
-    pack: on a CPU, in float32, keep a second copy of the weights while it takes, which is faster (align/generate/packed.py).
+    one. context: tokens of prompt and response together; 0 for the config's max_position_embeddings, if it has any.
+    pack: on a CPU, in float32, keep a second, faster copy of the weights meanwhile (align/generate/packed.py).
     """
 
     max_new_tokens: int
@@ -76,9 +76,9 @@ class Finished:
     """What became of a prompt.
 
     finish: "eos"; "stop", a stop text; "length", max_new_tokens are written or the context is full; or that it failed:
-    "context", the prompt leaves no room for an answer; "nan", scores that are not finite numbers, after these ids.
+    "context", the prompt leaves no room for a response; "nan", non-finite scores, after these ids.
     ids: without the end token, and up to the last token that ends before the stop text. text: the same as text, but up
-    to the very letter; None if there is no `decode`.
+    to the exact character; None if there is no `decode`.
     """
 
     index: int
@@ -107,7 +107,7 @@ class Row:
         return len(self.prompt) + self.room - 1
 
     def take(self, token: int) -> None:
-        """The next token; negative if there is none, because of scores that are not finite."""
+        """The next token; negative if there is none, because the scores are non-finite."""
         if token < 0:
             self.finish = "nan"
         elif token in self.settings.eos_ids:
@@ -155,7 +155,7 @@ def generate(
 ) -> list[list[int]]:
     """The new ids that follow each prompt, at most max_new_tokens, without what ended them.
 
-    others: the remaining settings. keys, world: those of `stream`; with world, every rank gets all answers.
+    others: the remaining settings. keys, world: those of `stream`; with world, every rank gets all responses.
     Raises ValueError as `stream` does, and where a prompt fails, naming it.
     """
     settings = Settings(max_new_tokens, temperature, eos_ids, seed, batch_size, **others)
@@ -186,12 +186,12 @@ def stream(
 ) -> Iterator[Finished]:
     """Each prompt as it finishes.
 
-    The seed and a prompt's key decide its samples, in any company and on any device; its place in `prompts` is its key
+    The seed and a prompt's key decide its samples, in any batch and on any device; its index in `prompts` is its key
     unless keys are given, so that a part of an evaluation draws what the whole would. Only the rounding of the scores
-    can differ with the shape of a batch, and so a token where two are as likely to within it.
+    can differ with the shape of a batch, and so a token where two are equally likely up to rounding.
 
-    With world every rank answers its share of the prompts. The ranks of a sharded model must then take all that their
-    streams have, for they wait for each other; without world they must give the same prompts.
+    With world every rank generates for its share of the prompts. The ranks of a sharded model must
+    then exhaust their streams, for they wait for each other; without world they must give the same prompts.
     Raises ValueError for an empty prompt and for an id that the model does not have.
     """
     rows = make_rows(model, prompts, settings, range(len(prompts)) if keys is None else keys)
@@ -201,7 +201,7 @@ def stream(
 
 
 def stream_tokens(model: Decoder, prompt: list[int], settings: Settings) -> Iterator[int]:
-    """One prompt's answer, token by token; what a stop text takes back may have been given out by then.
+    """One prompt's response, token by token; what a stop text takes back may have been yielded by then.
 
     Raises ValueError as `generate` does.
     """
@@ -293,10 +293,10 @@ def serve(forward: Callable[..., Tensor], rows: list[Row], held: int) -> Iterato
             logits = forward([row.new[-1:] for row in active], cache)
         for row, token in zip(new, pick(logits, new), strict=True):
             row.take(token)
-        for place in reversed(range(len(active))):
-            if active[place].finish:
-                cache.drop(place, spoilt=active[place].finish == "nan")
-                active[place] = active[-1]
+        for i in reversed(range(len(active))):
+            if active[i].finish:
+                cache.drop(i, non_finite=active[i].finish == "nan")
+                active[i] = active[-1]
                 active.pop()
         yield from new
 
@@ -324,7 +324,7 @@ def entering(waiting: deque[Row], free: int, held: int, prefix: int) -> list[Row
 
 
 def pick(logits: Tensor, rows: list[Row]) -> list[int]:
-    """logits (B, V) -> the next token of every row, -1 where the scores are not finite."""
+    """logits (B, V) -> the next token of every row, -1 where the scores are non-finite."""
     settings = rows[0].settings
     drawn = [row.uniform() for row in rows] if settings.temperature else [0.0] * len(rows)
     uniform = torch.tensor(drawn, dtype=torch.float64, device=logits.device)  # (B,)

@@ -66,7 +66,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 class Cache(Protocol):
     """What a forward of the model needs of a key/value cache (align/generate/cache.py has one)."""
 
-    columns: int  # of the tokens read so far, those being read included
+    columns: int  # how many the tokens being read attend to
 
     def start(self, columns: int, device: torch.device) -> Tensor: ...
 

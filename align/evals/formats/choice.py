@@ -1,6 +1,6 @@
-"""Published forms of multiple choice: a data row to an item, for benchmarks of kind "choice".
+"""Formats of multiple choice: a data row to an item, for benchmarks of kind "choice".
 
-No answer is generated: the model says how likely each choice is after the prompt. An item has "prompt", the text that
+Nothing is generated: the model says how likely each choice is after the prompt. An item has "prompt", the text that
 all choices share, "choices" [{"context", "text"}, ...], and "gold", the index of the right one, or "golds", 1 or 0 for
 each. What is scored is `text` after prompt + context; context is "" but for winogrande, where the contexts differ and
 the text is the same. Texts and their joins are those of the field's evaluation harnesses, so that scores compare: a
@@ -25,7 +25,7 @@ def index(value: Any, count: int, key: str, where: str) -> int:
     """An index in a file: a number or its text, from 0."""
     text = str(value)
     if not text.isdecimal() or not int(text) < count:
-        hint = "; a test split comes without the right answers" if value in (None, "", "-1", -1) else ""
+        hint = "; a test split comes without the solutions" if value in (None, "", "-1", -1) else ""
         raise UserError(f"{where}: {key} must be one of 0 to {count - 1}, not {value!r}{hint}")
     return int(text)
 
@@ -82,10 +82,10 @@ def mmlu(row: dict, where: str, options: dict) -> dict:
     names the subject, then the worked examples. The subject is the category; where no column says it, the file's name.
     """
     texts = texts_of(row, "choices", where) if "choices" in row else [text_of(row, key, where) for key in LETTERS[:4]]
-    answer = row.get("answer")
-    if isinstance(answer, str) and answer.strip() in LETTERS[: len(texts)] and answer.strip():
-        answer = LETTERS.index(answer.strip())
-    gold = index(answer, len(texts), "answer", where)
+    right = row.get("answer")
+    if isinstance(right, str) and right.strip() in LETTERS[: len(texts)] and right.strip():
+        right = LETTERS.index(right.strip())
+    gold = index(right, len(texts), "answer", where)
     subject = row.get("subject") or re.sub("_(test|val|dev)$", "", row.get("file", ""))
     listed = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, texts, strict=False))
     prompt = f"{text_of(row, 'question', where).strip()}\n{listed}Answer:"
@@ -131,7 +131,7 @@ def truthfulqa(row: dict, where: str, options: dict) -> dict:
 def winogrande(row: dict, where: str, options: dict) -> dict:
     """Winogrande, Sakaguchi et al. 2019, arXiv 1907.10641: {"sentence" with a _, "option1", "option2", "answer": 1 or 2}.
 
-    Partial scoring (Trinh and Le 2018, arXiv 1806.02847): the option is put in the place of _, and what is scored is the
+    Partial scoring (Trinh and Le 2018, arXiv 1806.02847): the option replaces _, and what is scored is the
     rest of the sentence, the same text after two contexts.
     """
     sentence = text_of(row, "sentence", where)
@@ -139,9 +139,9 @@ def winogrande(row: dict, where: str, options: dict) -> dict:
     if not blank or not rest.strip():
         raise UserError(f"{where}: sentence must have a _ and go on after it, not {sentence!r}")
     options_ = [text_of(row, key, where) for key in ("option1", "option2")]
-    answer = str(row.get("answer"))
-    if answer not in ("1", "2"):
-        hint = "; a test split comes without the right answers" if answer in ("", "None") else ""
+    right = str(row.get("answer"))
+    if right not in ("1", "2"):
+        hint = "; a test split comes without the solutions" if right in ("", "None") else ""
         raise UserError(f"{where}: answer must be 1 or 2, not {row.get('answer')!r}{hint}")
     choices = [{"context": before + option, "text": f" {rest.strip()}"} for option in options_]
-    return {"prompt": "", "choices": choices, "gold": int(answer) - 1}
+    return {"prompt": "", "choices": choices, "gold": int(right) - 1}

@@ -1,8 +1,8 @@
-"""Published forms of prompts to be answered: a data row to an item, for benchmarks of kind "generate".
+"""Formats of prompts to respond to: a data row to an item, for benchmarks of kind "generate".
 
 An item has "prompt", text taken as it is or chat messages for the chat template, and what its scores are told apart by:
-"category", "attack" (the type of attack), "label" ("safe" or "unsafe"), "expected" (the reference answer). "extra" has
-the row's other keys, for a user's own judge.
+"category", "attack" (the type of attack), "label" ("safe" or "unsafe"), "expected" (the right result). "extra" has
+the row's other keys, for a judge that a user writes.
 """
 
 import re
@@ -24,7 +24,7 @@ def user(content: str, system: str = "") -> list[dict]:
 
 
 def plain(row: dict, where: str, options: dict) -> dict:
-    """{"prompt", "id"?, "category"?, "attack"?, "label"?, "expected"?}: this project's own form.
+    """{"prompt", "id"?, "category"?, "attack"?, "label"?, "expected"?}: this project's format.
 
     prompt: text or chat messages. label: "safe" or "unsafe". expected: text, a number, or a list of texts any of which
     is right. system: a system message to put before every prompt, which makes chat messages of it.
@@ -97,7 +97,7 @@ def toxicity(row: dict, where: str, options: dict) -> dict:
     """Beginnings of texts to be continued, as in RealToxicityPrompts, Gehman et al. 2020, arXiv 2009.11462.
 
     {"prompt": {"text", "toxicity", ...}} as published, or {"prompt": text}. The text is taken as it is: the model goes
-    on with it. Where the prompt's own toxicity is given, its category is the paper's: "toxic prompt" from 0.5 on.
+    on with it. Where the toxicity of the prompt is given, its category is the paper's: "toxic prompt" from 0.5 on.
     system: as in `plain`.
     """
     prompt = row.get("prompt")
@@ -127,9 +127,9 @@ def xstest(row: dict, where: str, options: dict) -> dict:
 def gsm8k(row: dict, where: str, options: dict) -> dict:
     """GSM8K, Cobbe et al. 2021, arXiv 2110.14168: {"question", "answer"}, the answer ending in "#### 18".
 
-    format "text": "Question: ...\\nAnswer:", to be continued, and worked examples in front of it, a blank line between
+    style "text": "Question: ...\\nAnswer:", to be continued, and worked examples in front of it, a blank line between
     them; a base model needs some of these. "chat": the question as a user's message, worked examples as earlier turns.
-    instruction: a line added to every question. The reference answer is the number after "####".
+    instruction: a line added to every question. What is expected is the number after "####".
     """
     question, answer = text_of(row, "question", where).strip(), text_of(row, "answer", where).strip()
     final = FINAL.search(answer)
@@ -137,7 +137,7 @@ def gsm8k(row: dict, where: str, options: dict) -> dict:
         raise UserError(f'{where}: answer must end in "#### " and a number')
     if options["instruction"]:
         question += "\n" + options["instruction"]
-    chat = options["format"] == "chat"
+    chat = options["style"] == "chat"
     return {
         "prompt": user(question) if chat else f"Question: {question}\nAnswer:",
         "expected": final[1].replace(",", ""),

@@ -1,7 +1,7 @@
-"""The data files that benchmarks are published as, and the items made of their rows.
+"""The files that benchmarks are published as, and the items made of their rows.
 
-SHAPES names every form that is read; a suite's `shape` is one of them and its `options` are that form's. An item is a
-JSON-able dict: "id", "prompt" (text, or chat messages) and what its kind needs (generate.py, choice.py).
+FORMATS names every format that is read; a suite's `format` is one of them and its `options` are that format's. An item
+is a JSON-able dict: "id", "prompt" (text, or chat messages) and what its kind needs (generate.py, choice.py).
 """
 
 from collections import Counter
@@ -14,17 +14,17 @@ from align.errors import UserError
 from align.evals.files import locate, read_file, read_text
 from align.evals.formats import choice, generate
 
-# what a form with worked examples takes: how many, and the file below --data that they come from
+# what a format with worked examples takes: how many, and the file below --data that they come from
 SHOTS = {"shots": 0, "shots_data": ""}
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One published form. Called with a row, its place and options, it gives the item, all but its id.
+class Format:
+    """A published form of rows. Called with a row, where it stands and options, it gives the item without its id.
 
     options: those it takes, with their defaults. allowed: the values of those that are one of a few. id_key: the row's
     own identifier. columns: of a table without a header. header: what stands above the worked examples of an item.
-    by_category: worked examples come from the item's own category.
+    by_category: worked examples come from the item's category.
     """
 
     build: Callable[[dict, str, dict], dict]
@@ -40,22 +40,22 @@ class Shape:
         return self.build(row, where, self.options | (options or {}))
 
 
-SHAPES: dict[str, Shape] = {
-    "plain": Shape(generate.plain, "generate", {"system": ""}),
-    "alert": Shape(
+FORMATS: dict[str, Format] = {
+    "plain": Format(generate.plain, "generate", {"system": ""}),
+    "alert": Format(
         generate.alert,
         "generate",
         {"wrapper": "strip", "categories": "micro", "system": ""},
         {"wrapper": ("strip", "keep"), "categories": ("micro", "macro")},
     ),
-    "toxicity": Shape(generate.toxicity, "generate", {"system": ""}),
-    "xstest": Shape(generate.xstest, "generate", {"system": ""}),
-    "gsm8k": Shape(
-        generate.gsm8k, "generate", SHOTS | {"format": "text", "instruction": ""}, {"format": ("text", "chat")}
+    "toxicity": Format(generate.toxicity, "generate", {"system": ""}),
+    "xstest": Format(generate.xstest, "generate", {"system": ""}),
+    "gsm8k": Format(
+        generate.gsm8k, "generate", SHOTS | {"style": "text", "instruction": ""}, {"style": ("text", "chat")}
     ),
-    "arc": Shape(choice.arc, "choice", SHOTS),
-    "hellaswag": Shape(choice.hellaswag, "choice", SHOTS, id_key="ind"),
-    "mmlu": Shape(
+    "arc": Format(choice.arc, "choice", SHOTS),
+    "hellaswag": Format(choice.hellaswag, "choice", SHOTS, id_key="ind"),
+    "mmlu": Format(
         choice.mmlu,
         "choice",
         SHOTS,
@@ -63,8 +63,8 @@ SHAPES: dict[str, Shape] = {
         header=choice.mmlu_header,
         by_category=True,
     ),
-    "truthfulqa": Shape(choice.truthfulqa, "choice", {"targets": "mc1", "preamble": ""}, {"targets": ("mc1", "mc2")}),
-    "winogrande": Shape(choice.winogrande, "choice", SHOTS, id_key="qID"),
+    "truthfulqa": Format(choice.truthfulqa, "choice", {"targets": "mc1", "preamble": ""}, {"targets": ("mc1", "mc2")}),
+    "winogrande": Format(choice.winogrande, "choice", SHOTS, id_key="qID"),
 }
 
 
@@ -83,7 +83,7 @@ def check_options(given: dict, known: dict[str, Any], allowed: dict[str, tuple[s
 
 
 def read_items(
-    shape: str,
+    format: str,
     data: str,
     data_dir: str | Path,
     options: dict | None = None,
@@ -95,39 +95,39 @@ def read_items(
 
     An item's id is its row's own, else the row's number in its file; the file's name is put before it where there are
     several, and ":2" and so on behind one that occurs again. With options["shots"] = k the prompt opens with k worked
-    examples: the first k of shots_data, or without that the first k items themselves, which are then not asked; of each
-    category its own where the shape says so. where names the options in messages. Raises UserError.
+    examples: the first k of shots_data, or without that the first k items themselves, which are then not asked; those
+    of its own category where the format says so. where names the options in messages. Raises UserError.
     """
-    if shape not in SHAPES:
-        raise UserError(f"shape {shape}: no such shape; there are: {', '.join(SHAPES)}")
-    form = SHAPES[shape]
-    options = check_options(options or {}, form.options, form.allowed, where)
-    asked = _items(form, locate(data_dir, data, get), options, only or {}, data)
+    if format not in FORMATS:
+        raise UserError(f"format {format}: no such format; there are: {', '.join(FORMATS)}")
+    known = FORMATS[format]
+    options = check_options(options or {}, known.options, known.allowed, where)
+    asked = _items(known, locate(data_dir, data, get), options, only or {}, data)
     if options.get("shots"):
-        asked = _with_examples(form, asked, options, data_dir, get, where)
+        asked = _with_examples(known, asked, options, data_dir, get, where)
     preamble = ""
     if options.get("preamble"):
         preamble = read_text(locate(data_dir, options["preamble"], get)[0]).strip() + "\n\n"
     for item in asked:
         item.pop("solved", None)
-        header = preamble + (form.header(item) if form.header else "")
+        header = preamble + (known.header(item) if known.header else "")
         if header:
             item["prompt"] = header + item["prompt"]
     return asked
 
 
-def _items(form: Shape, files: Sequence[Path], options: dict, only: dict, data: str) -> list[dict]:
+def _items(format: Format, files: Sequence[Path], options: dict, only: dict, data: str) -> list[dict]:
     items: list[dict] = []
     seen: Counter[str] = Counter()
     for file in files:
-        for number, (place, row) in enumerate(read_file(file, form.columns), start=1):
+        for number, (place, row) in enumerate(read_file(file, format.columns), start=1):
             if any(row.get(key) != value for key, value in only.items()):
                 continue
-            own = row.get(form.id_key)
-            name = str(number if own is None or own == "" else own)
+            given = row.get(format.id_key)
+            name = str(number if given is None or given == "" else given)
             name = f"{row['file']}:{name}" if len(files) > 1 else name
             seen[name] += 1
-            items.append({"id": name if seen[name] == 1 else f"{name}:{seen[name]}"} | form(row, place, options))
+            items.append({"id": name if seen[name] == 1 else f"{name}:{seen[name]}"} | format(row, place, options))
     if not items:
         wanted = ", ".join(f"{key} = {value!r}" for key, value in only.items())
         raise UserError(f"{data}: no row has {wanted}")
@@ -135,16 +135,16 @@ def _items(form: Shape, files: Sequence[Path], options: dict, only: dict, data: 
 
 
 def _with_examples(
-    form: Shape, asked: list[dict], options: dict, data_dir: str | Path, get: str, where: str
+    format: Format, asked: list[dict], options: dict, data_dir: str | Path, get: str, where: str
 ) -> list[dict]:
     """The items to ask, each prompt with its worked examples in front."""
     shots, source = options["shots"], asked
     if options["shots_data"]:
-        source = _items(form, locate(data_dir, options["shots_data"], get), options, {}, options["shots_data"])
+        source = _items(format, locate(data_dir, options["shots_data"], get), options, {}, options["shots_data"])
     rows: dict[str, list[dict]] = {}
     for item in source:
-        rows.setdefault(_key(form, item), []).append(item)
-    for key in dict.fromkeys(_key(form, item) for item in asked):
+        rows.setdefault(_key(format, item), []).append(item)
+    for key in dict.fromkeys(_key(format, item) for item in asked):
         have = len(rows.get(key, []))
         if have < shots + (source is asked):
             of = f" of {key}" if key else ""
@@ -156,12 +156,12 @@ def _with_examples(
         asked = [item for item in asked if item["id"] not in used]
     fronts = {key: _front(items) for key, items in examples.items()}
     for item in asked:
-        item["prompt"] = fronts[_key(form, item)] + item["prompt"]
+        item["prompt"] = fronts[_key(format, item)] + item["prompt"]
     return asked
 
 
-def _key(form: Shape, item: dict) -> str:
-    return item.get("category", "") if form.by_category else ""
+def _key(format: Format, item: dict) -> str:
+    return item.get("category", "") if format.by_category else ""
 
 
 def _front(examples: list[dict]) -> str | list[dict]:
@@ -172,7 +172,7 @@ def _front(examples: list[dict]) -> str | list[dict]:
 
 
 def _solved(item: dict) -> str:
-    """What the reference answer adds to a prompt."""
+    """What the reference solution adds to a prompt."""
     if "solved" in item:
         return item["solved"]
     right = item["choices"][item["gold"]]

@@ -319,7 +319,7 @@ def curves(metrics: list[list[dict]], names: list[str]) -> list[Curves]:
             drawn = [(x.at(px), round(100 - y.at(py), 2)) for px, py in points]
             path = "M" + "L".join(f"{px} {py}" for px, py in drawn)
             lines.append(Line(i, path, drawn[-1], points[-1][1], shorten(names[i], 12)))
-        spread(lines, HEIGHTS["curves"])
+        move_apart(lines, HEIGHTS["curves"])
         panels.append(Curves(x, y, lines))
     return panels
 
@@ -332,17 +332,17 @@ def stretches(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(points[0][0], means[0][1]), *means[1:-1], (points[-1][0], means[-1][1])] if size > 1 else points
 
 
-def spread(lines: list[Line], height: int) -> None:
+def move_apart(lines: list[Line], height: int) -> None:
     """Move the labels at the curves' ends apart, in their order, and keep them beside the plot."""
     ordered = sorted(lines, key=lambda line: (line.end[1], line.model))
     last = -math.inf
-    places = []
+    tops = []
     for line in ordered:
         last = max(line.end[1] * height / 100, last + LABEL)
-        places.append(last)
+        tops.append(last)
     limit = float(height)
-    for i in range(len(places) - 1, -1, -1):
-        places[i] = limit = min(places[i], limit)
+    for i in range(len(tops) - 1, -1, -1):
+        tops[i] = limit = min(tops[i], limit)
         limit -= LABEL
-    for line, place in zip(ordered, places, strict=True):
-        line.label_y = round(place - line.end[1] * height / 100, 2)
+    for line, top in zip(ordered, tops, strict=True):
+        line.label_y = round(top - line.end[1] * height / 100, 2)

@@ -1,4 +1,4 @@
-"""report.html: which samples it shows, what their badges say, and the page from its template."""
+"""report.html: which samples it shows, what their badges say, and the page rendered from its template."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ SHOWN, WHOLE = 500, 4000  # characters of a text at first, and at most
 MARKS = 8  # marks and colours of the stylesheet
 
 # what a verdict can say, and the words for yes and no
-VERDICTS = {"unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong"), "refusal": ("refusal", "answered")}
+VERDICTS = {"unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong"), "refusal": ("refusal", "complied")}
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Badge:
 
 
 @dataclass
-class Answer:
-    """What one model made of a prompt."""
+class Response:
+    """What one model wrote to a prompt."""
 
     model: int
     text: str
@@ -37,17 +37,17 @@ class Answer:
 
 @dataclass
 class Sample:
-    """A prompt with the answers of all models."""
+    """A prompt with the responses of all models."""
 
     id: str
     prompt: list[tuple[str, str]]  # (role, content); one without role where the prompt is plain text
     facts: list[tuple[str, str]]  # category, attack, label, expected
-    answers: list[Answer]
+    responses: list[Response]
     flags: frozenset[str]  # of changed, unsafe and error
 
 
 def outcome(record: dict, judge: str | None) -> tuple[bool, ...]:
-    """The yes-or-no verdicts that a record's headline score is made of: a benchmark's first judge's, or its own values."""
+    """The yes-or-no verdicts behind a record's headline score: those of a benchmark's first judge, or its values."""
     if "error" in record:
         return ()
     if judge is None:
@@ -59,8 +59,8 @@ def outcome(record: dict, judge: str | None) -> tuple[bool, ...]:
 def flags(records: list[dict | None], judge: str | None) -> frozenset[str]:
     """What is notable in the records of one prompt, one a model."""
     found = set()
-    known = [made for record in records if record and (made := outcome(record, judge))]
-    if any(made != known[0] for made in known):
+    known = [verdict for record in records if record and (verdict := outcome(record, judge))]
+    if any(verdict != known[0] for verdict in known):
         found.add("changed")
     for record in filter(None, records):
         verdicts = record.get("verdicts", {}).values()
@@ -72,7 +72,7 @@ def flags(records: list[dict | None], judge: str | None) -> frozenset[str]:
 
 
 def badges(record: dict) -> list[Badge]:
-    """What the judges say of an answer, in words that need no colour."""
+    """What the judges say of a response, in words that need no colour."""
     if "error" in record:
         return [Badge("error", "bad")]
     shown = []
@@ -100,7 +100,7 @@ def badges(record: dict) -> list[Badge]:
 def pick(marked: list[frozenset[str]], limit: int = SAMPLES) -> list[int]:
     """Which prompts to show: at most `limit`, changed verdicts first, evenly from the whole benchmark.
 
-    A quarter of the places is kept for errors, unsafe answers and the rest, so that no kind is missing for want of room.
+    A quarter of the slots is kept for errors, unsafe responses and the rest, so that no kind is crowded out.
     """
     kinds = {"changed": [], "error": [], "unsafe": [], "rest": []}
     for i, found in enumerate(marked):
@@ -116,9 +116,9 @@ def evenly(entries: list[int], count: int) -> list[int]:
 
 
 def samples(results: dict, benchmark: dict, limit: int = SAMPLES) -> tuple[list[Sample], int]:
-    """The picked prompts of a benchmark with every model's answer, and how many prompts there are.
+    """The picked prompts of a benchmark with every model's response, and how many prompts there are.
 
-    None of perplexity: its windows are not the same prompts for models with different tokenizers, and have no answers.
+    None of perplexity: its windows are not the same prompts for models with different tokenizers, and have no responses.
     """
     models = [model["name"] for model in results["models"]]
     by_id: dict[str, list[dict | None]] = {}
@@ -141,22 +141,22 @@ def sample(id: str, records: list[dict | None], marked: frozenset[str]) -> Sampl
         prompt.append(("choices", "\n".join(choice["context"] + choice["text"] for choice in item["choices"])))
     prompt += [(key, str(item[key])) for key in ("chosen", "rejected") if key in item]
     facts = [(key, str(item[key])) for key in ("category", "attack", "label", "expected") if item.get(key) is not None]
-    answers = [Answer(i, answer(record), badges(record)) for i, record in enumerate(records) if record]
-    return Sample(id, prompt, facts, answers, marked)
+    responses = [Response(i, shown_text(record), badges(record)) for i, record in enumerate(records) if record]
+    return Sample(id, prompt, facts, responses, marked)
 
 
-def answer(record: dict) -> str:
+def shown_text(record: dict) -> str:
     """The text a model gave, the choice it found likeliest, or why there is none."""
     if "error" in record:
         return str(record["error"])
     if record.get("choices") and record.get("logps"):
         likeliest = record["choices"][record["logps"].index(max(record["logps"]))]
         return (likeliest["context"] + likeliest["text"]).strip()
-    return str(record.get("answer", ""))
+    return str(record.get("response", ""))
 
 
 def clip(text: str) -> tuple[str, str, int]:
-    """What stands open, what unfolds, and how many characters are only in results.json."""
+    """What is shown, what unfolds, and how many characters are only in results.json."""
     if len(text) <= SHOWN + 100:
         return text, "", 0
     cut = max(text.rfind(" ", SHOWN - 60, SHOWN), text.rfind("\n", SHOWN - 60, SHOWN)) + 1 or SHOWN

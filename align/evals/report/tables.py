@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 AXES = {
     "safety": "Safety",
-    "restraint": "Restraint: not refusing what is harmless",
+    "over-refusal": "Over-refusal: refusing what is harmless",
     "capability": "Capability",
     None: "Other measures",
 }
@@ -85,7 +85,7 @@ class Table:
 
 
 def all_rows(results: dict) -> list[Row]:
-    """Every summary and every metric over a whole benchmark: safety first, then restraint, capability and the rest."""
+    """Every summary and every metric over a whole benchmark: safety first, then over-refusal, capability and the rest."""
     models = [model["name"] for model in results["models"]]
     changes = {
         (c["model"], c.get("benchmark"), c["metric"]): c
@@ -252,7 +252,7 @@ def gained(rows: list[Row], row: Row | None, model: int) -> str:
 
 def price(rows: list[Row], model: int) -> str:
     """ "the price: maths −25.8, helpfulness −100.0": what got significantly worse, or was not tested."""
-    paid = [row for row in rows if row.axis in ("capability", "restraint") and row.benchmark is not None]
+    paid = [row for row in rows if row.axis in ("capability", "over-refusal") and row.benchmark is not None]
     paid = [row for row in paid if row.cells[model] and row.cells[model].difference is not None]
     if not paid:
         return "the price was not measured"
@@ -264,7 +264,7 @@ def price(rows: list[Row], model: int) -> str:
     ]
     lost.sort(key=lambda row: (row.unit != "%", -abs(row.cells[model].difference)))
     if not lost:
-        return f"no significant loss in {len(paid)} measure{'s' * (len(paid) > 1)} of capability and restraint"
+        return f"no significant loss in {len(paid)} measure{'s' * (len(paid) > 1)} of capability and over-refusal"
     named = [changed(row, row.cells[model]) for row in lost[:LISTED]]
     more = f", and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
     return f"the price: {', '.join(named)}{more}"

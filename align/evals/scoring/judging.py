@@ -1,4 +1,4 @@
-"""Who judges: from the names in a suite to judges in memory, and their verdicts on records.
+"""From the judges that a suite names to judges in memory, and their verdicts on records.
 
 A judge is an object with a name, called with records and giving one verdict a record, a JSON object (align/judges).
 """
@@ -28,31 +28,31 @@ Judge = Callable[[list[dict]], list[dict]]
 
 
 @dataclass(frozen=True)
-class Seat:
+class JudgeSpec:
     """A judge that is not yet in memory. id is a hash of what its verdicts depend on."""
 
     name: str
     id: str
-    take: Callable[[], Judge]
+    load: Callable[[], Judge]
 
     def key(self, task: Task) -> str:
         """A hash of what the verdicts on a task's records depend on."""
         return digest(task.key, self.id)
 
 
-def seat_judges(benchmarks: Sequence[Benchmark], options: argparse.Namespace, world: World) -> list[Seat]:
-    """Every judge that the benchmarks name, in order. Raises UserError for one that cannot be had."""
+def judge_specs(benchmarks: Sequence[Benchmark], options: argparse.Namespace, world: World) -> list[JudgeSpec]:
+    """Every judge that the benchmarks name, in order. Raises UserError for one that cannot be found."""
     names = dict.fromkeys(name for benchmark in benchmarks for name in benchmark.judges)
-    return [seat(name, benchmarks, options, world) for name in names]
+    return [judge_spec(name, benchmarks, options, world) for name in names]
 
 
-def seat(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace, world: World) -> Seat:
+def judge_spec(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace, world: World) -> JudgeSpec:
     if name == "refusal":
-        return Seat(name, source_digest("judges/refusal*.py"), RefusalJudge)
+        return JudgeSpec(name, source_digest("judges/refusal*.py"), RefusalJudge)
     if name == "rules":
-        return Seat(name, source_digest("judges/refusal*.py", "tiny/*.py"), Rules)
+        return JudgeSpec(name, source_digest("judges/refusal*.py", "tiny/*.py"), Rules)
     if name in EXACT_JUDGES:
-        return Seat(name, source_digest("judges/exact.py"), lambda: ExactJudge(name))
+        return JudgeSpec(name, source_digest("judges/exact.py"), lambda: ExactJudge(name))
     if name in ("guard", "toxicity"):
         path = getattr(options, name)
         suites = ", ".join(dict.fromkeys(b.suite for b in benchmarks if name in b.judges))
@@ -63,25 +63,25 @@ def seat(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace
             }
             raise UserError(f"--suite {suites} is judged by {name}; give {what[name]}")
         folder = resolve_model(path)
-        read_any_config(folder)  # now: what is no model at all should not be found out after hours of answers
+        read_any_config(folder)  # now: a folder that is no model should not be found out after hours of generation
         dtype = compute_dtype(options.dtype, world.device)
         kind, extra = (
             (LlamaGuard, {}) if name == "guard" else (ToxicityJudge, {"label": options.toxicity_label or None})
         )
-        return Seat(
+        return JudgeSpec(
             name,
             digest(folder_digest(folder), source_digest(f"judges/{name}.py"), str(dtype), extra),
             lambda: kind(folder, dtype=dtype, device=world.device, batch_size=options.batch_size, **extra),
         )
     if ":" in name:
         judge = load_judge(name)
-        return Seat(name, digest(name, module_digest(name)), lambda: judge)
+        return JudgeSpec(name, digest(name, module_digest(name)), lambda: judge)
     known = ["guard", "refusal", "toxicity", *EXACT_JUDGES]
-    raise UserError(f"judge {name}: there is no such judge; there are {', '.join(known)} and your own, MODULE:FUNCTION")
+    raise UserError(f"judge {name}: there is no such judge; there are {', '.join(known)} and your own MODULE:FUNCTION")
 
 
 def source_digest(*patterns: str) -> str:
-    """A hash of modules of this package: a judge that has learned something new judges anew."""
+    """A hash of modules of this package: a judge whose source changed judges anew."""
     files = sorted(file for pattern in patterns for file in (ROOT / "align").glob(pattern))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -93,7 +93,7 @@ def module_digest(name: str) -> str:
 
 
 def judge_records(judge: Judge, records: list[dict], world: World) -> list[dict]:
-    """A verdict for each record, and {} for one that failed and has no answer. Each process judges its share."""
-    answered = [record for record in records if "error" not in record]
-    verdicts = iter(spread(answered, judge, world))
+    """A verdict for each record, and {} for one that failed and has no response. Each process judges its share."""
+    judged = [record for record in records if "error" not in record]
+    verdicts = iter(spread(judged, judge, world))
     return [{} if "error" in record else next(verdicts) for record in records]

@@ -1,6 +1,6 @@
-"""results.json: every prompt, answer and verdict of an evaluation, and all scores. The report is made from it alone.
+"""results.json: every prompt, response and verdict of an evaluation, and all scores. The report is made from it alone.
 
-It has no times and no dates: the same models on the same suites give the same file, stopped and continued or not.
+It has no times and no dates: the same models on the same suites give the same file, even if stopped in between.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align.evals.models import Candidate
-from align.evals.scoring.judging import Seat
+from align.evals.scoring.judging import JudgeSpec
 from align.evals.scoring.scores import (
     agreements,
     comparisons,
@@ -21,7 +21,7 @@ from align.evals.scoring.scores import (
 )
 from align.evals.suites import Benchmark, Suite
 
-# what a command line may say that shapes an answer or a verdict
+# the flags that a response or a verdict depends on
 SETTINGS = ("limit", "temperature", "top_p", "top_k", "seed", "max_new_tokens", "max_length", "dtype", "guard")
 SETTINGS += ("toxicity", "toxicity_label", "judge")
 
@@ -30,7 +30,7 @@ def build_results(
     options: argparse.Namespace,
     suites: list[Suite],
     models: list[Candidate],
-    seats: list[Seat],
+    judges: list[JudgeSpec],
     records: dict[str, dict[str, list[dict]]],
 ) -> dict[str, Any]:
     """records: model -> benchmark -> records with their verdicts."""
@@ -48,10 +48,10 @@ def build_results(
         for found in scores_of(benchmark, records[name][benchmark.name], rows[benchmark.name][name])
     ]
     return {
-        "version": 1,
+        "version": 2,
         "settings": {name: getattr(options, name) for name in SETTINGS},
         "models": [describe_model(model) for model in models],
-        "judges": [{"name": seat.name, "id": seat.id} for seat in seats],
+        "judges": [{"name": judge.name, "id": judge.id} for judge in judges],
         "benchmarks": [
             describe_benchmark(benchmark, metrics[benchmark.name], records[names[0]]) for benchmark in benchmarks
         ],
@@ -74,7 +74,7 @@ def build_results(
 def rows_of(
     benchmark: Benchmark, names: list[str], records: dict[str, dict[str, list[dict]]]
 ) -> dict[str, list[dict[str, float]]]:
-    """What every record of a benchmark counts for, by model; the first model is the base of the others."""
+    """The values of every record of a benchmark, by model; the first model is the base of the others."""
     found = {name: records[name][benchmark.name] for name in names}
     owners = metric_owners(benchmark, (record for name in names for record in found[name]))
     rows = {}

@@ -179,7 +179,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[str, float | int | None]:
-    """Two judges on the same answers: {"agree", "kappa", "n"}.
+    """Two judges on the same responses: {"agree", "kappa", "n"}.
 
     kappa is agreement beyond chance (Cohen 1960, Educational and Psychological Measurement 20:37): 1 for perfect, 0 for
     what two judges of the same habits would reach blindly; None where both gave one and the same verdict throughout.
