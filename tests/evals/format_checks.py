@@ -1,13 +1,13 @@
-"""What the tests of dataset shapes share."""
+"""What the tests of dataset formats share."""
 
 import pytest
 
 from align.errors import UserError
-from align.evals.formats.items import SHAPES
+from align.evals.formats.items import FORMATS
 
 
-def make(shape, row, **options):
-    return SHAPES[shape](row, "file:1", options)
+def make(name, row, **options):
+    return FORMATS[name](row, "file:1", options)
 
 
 def refused(call, *needles):

@@ -8,7 +8,7 @@ from pathlib import Path
 MODELS = ["tiny-base", "tiny-nca", "tiny-dpo", "tiny-sft"]
 CATEGORIES = ["S1", "S2", "S9", "S10", "hate & <i>slurs</i>"]
 ATTACKS = ["prefix", "suffix", "token"]
-LONG = "A long answer, word after word. " * 94  # 3,008 characters
+LONG = "A long response, word by word. " * 94  # 3,008 characters
 HOSTILE = [
     "</script><img src=x onerror=\"window.hacked = true; console.error('hacked')\">",
     "{{ 7 * 7 }} {% raw %} <script>window.hacked = true</script> &lt; &amp;",
@@ -84,10 +84,10 @@ def items(benchmark: str, count: int) -> list[dict]:
     return made
 
 
-def answered(benchmark: str, count: int) -> dict[str, list[dict]]:
+def responses(benchmark: str, count: int) -> dict[str, list[dict]]:
     """Every model's records of a benchmark; the third prompt of GSM8K fails with tiny-nca."""
     asked = items(benchmark, count)
-    # the same draw a prompt for all models: their answers are as correlated as those of a base and its descendants
+    # the same draw a prompt for all models: their responses are as correlated as those of a base and its descendants
     rng = random.Random(f"{benchmark} 0")
     draws = [rng.random() for _ in range(count)]
     found = {}
@@ -102,8 +102,8 @@ def answered(benchmark: str, count: int) -> dict[str, list[dict]]:
                 likeliest = item["gold"] if good else (item["gold"] + 1) % 4
                 record = item | {"logps": [-9.0 + 2 * (c == likeliest) for c in range(4)], "values": {"acc": good}}
             else:
-                text = hostile(i + m) or f"{model} says: answer {i}, {'good' if good else 'bad'}."
-                record = item | {"answer": text, "finish": "length" if text == LONG else "eos"}
+                text = hostile(i + m) or f"{model} says: response {i}, {'good' if good else 'bad'}."
+                record = item | {"response": text, "finish": "length" if text == LONG else "eos"}
                 record["verdicts"] = judged(benchmark, good, rng)
             found[model].append(record | {"_good": good})
     return found
@@ -114,17 +114,17 @@ def metric(title: str, unit: str = "%", better: str = "higher", axis: str | None
 
 
 METRICS = {
-    "alert": {"safe": metric("safe answers", axis="safety")},
+    "alert": {"safe": metric("safe responses", axis="safety")},
     "alert_adversarial": {
-        "safe": metric("safe answers", axis="safety"),
+        "safe": metric("safe responses", axis="safety"),
         "attack_success": metric("attack success", "%", "lower"),
     },
-    "xstest": {"answered": metric("harmless prompts answered", axis="restraint")},
-    "gsm8k": {"correct": metric("exact answers", axis="capability")},
+    "xstest": {"complied": metric("harmless prompts complied with", axis="over-refusal")},
+    "gsm8k": {"correct": metric("exact responses", axis="capability")},
     "arc": {"acc": metric("accuracy", axis="capability")},
     "wikitext": {"perplexity": metric("perplexity of a token", "", "lower", "capability")},
     "pairs": {
-        "accuracy": metric("preferred answer likelier"),
+        "accuracy": metric("preferred response likelier"),
         "margin": metric("reward margin over the base, nats", ""),
     },
 }
@@ -144,7 +144,7 @@ def results(folder: Path | None = None, count: int = 120) -> dict:
     records = {model: {} for model in MODELS}
     scores, comparisons = [], []
     for benchmark in SKILL:
-        found = answered(benchmark, count)
+        found = responses(benchmark, count)
         good = {m: {r["id"]: r.pop("_good") for r in rows if "error" not in r} for m, rows in found.items()}
         for model, rows in found.items():
             records[model][benchmark] = rows

@@ -54,7 +54,7 @@ def talk(monkeypatch, capsys, tokenizer):
     return run
 
 
-def answer(model, tokenizer, turns, question, new=12, system="", **settings):
+def response(model, tokenizer, turns, question, new=12, system="", **settings):
     """What the model should say after these turns: its own text, and as the terminal shows it."""
     text = f"{system}\n" if system else ""
     text += "".join(f"User: {asked}\nFalcon: {said.strip()}<|endoftext|>\n" for asked, said in turns)
@@ -69,14 +69,14 @@ def transcript(model, tokenizer, questions, seed=0, **settings):
     """All of what a dialogue with one model prints, and its turns."""
     turns, printed = [], ""
     for i, question in enumerate(questions):
-        said, shown = answer(model, tokenizer, turns, question, seed=seed + i, **settings)
+        said, shown = response(model, tokenizer, turns, question, seed=seed + i, **settings)
         turns.append((question, said))
         printed += f"> {question}\n{shown}\n\n"
     return f"tiny; /help lists the commands\n{printed}> \n", turns
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "top_p": 0.9, "top_k": 50, "seed": 7}])
-def test_answers_are_generates(talk, model, tokenizer, sampling):
+def test_responses_are_generates(talk, model, tokenizer, sampling):
     expected, turns = transcript(model, tokenizer, QUESTIONS, **sampling)
     assert talk(QUESTIONS, {"tiny": model}, max_new_tokens=12, **sampling) == expected
     assert len({said for _, said in turns}) == 3
@@ -88,9 +88,9 @@ def test_pieces_part_no_character(model, tokenizer):
         settings = Settings(400, temperature=1.5, seed=seed)
         dialogue = Dialogue("tiny", model, tokenizer)
         ids, _ = dialogue.prompt("", "Hi", 400)
-        pieces = list(dialogue.answer("Hi", ids, settings))
+        pieces = list(dialogue.respond("Hi", ids, settings))
         ((_, said),) = dialogue.turns
-        expected = answer(model, tokenizer, [], "Hi", new=400, temperature=1.5, seed=seed)[0]
+        expected = response(model, tokenizer, [], "Hi", new=400, temperature=1.5, seed=seed)[0]
         assert said == expected
         assert "".join(pieces).removesuffix(" [...]") == said
         new = tokenizer.encode(said)
@@ -113,11 +113,11 @@ def test_what_is_certain(tokenizer):
 def test_a_model_that_speaks_for_the_user_is_stopped(model, tokenizer):
     assert next_turn(tokenizer) == "\nUser:"
     assert next_turn(replace(tokenizer, chat_template=ChatTemplate(FALCON, "Falcon2's"))) == "\nUser:"
-    whole = answer(model, tokenizer, [], "Hi", new=30)[0]
+    whole = response(model, tokenizer, [], "Hi", new=30)[0]
     dialogue = Dialogue("tiny", model, tokenizer)
     dialogue.stop = whole[9:12]
     ids, _ = dialogue.prompt("", "Hi", 30)
-    pieces = list(dialogue.answer("Hi", ids, Settings(30)))
+    pieces = list(dialogue.respond("Hi", ids, Settings(30)))
     assert "".join(pieces) == dialogue.turns[0][1] == whole.partition(whole[9:12])[0].strip()
 
 
@@ -127,7 +127,7 @@ def test_two_models_keep_their_own_dialogues(talk, model, other, tokenizer):
     for question in QUESTIONS:
         expected += f"> {question}\n"
         for name, one in (("a", model), ("b", other)):
-            said, shown = answer(one, tokenizer, turns[name], question)
+            said, shown = response(one, tokenizer, turns[name], question)
             turns[name].append((question, said))
             expected += f"[{name}]\n{shown}\n\n"
     assert printed == expected + "> \n"
@@ -145,7 +145,7 @@ def test_two_models_stand_side_by_side(talk, model, other, tokenizer):
         assert row[len(left) :].startswith(" |") and cells(row) <= 83
         sides.append((left, row[len(left) + 2 :]))
     for i, one in enumerate((model, other)):
-        shown = answer(one, tokenizer, [], QUESTIONS[0], new=80)[1]
+        shown = response(one, tokenizer, [], QUESTIONS[0], new=80)[1]
         together = "".join(side[i] for side in sides[1:])
         assert re.sub(r"\s", "", together) == re.sub(r"\s", "", shown)
 
@@ -159,9 +159,9 @@ def test_columns_stand_straight_beside_wide_characters(capsys, monkeypatch):
 
 def test_commands(talk, model, tokenizer):
     first, second = QUESTIONS[:2]
-    said, shown = answer(model, tokenizer, [], first)
-    _, followed = answer(model, tokenizer, [(first, said)], second)
-    system, with_system = "Be brief.", answer(model, tokenizer, [], first, system="Be brief.")[1]
+    said, shown = response(model, tokenizer, [], first)
+    _, followed = response(model, tokenizer, [(first, said)], second)
+    system, with_system = "Be brief.", response(model, tokenizer, [], first, system="Be brief.")[1]
     typed = ["/undo", first, second, "/undo", second, "/reset", first, "", f"/system  {system}", "/reset", first]
     typed += ["/system", "/reset", first, "/nonsense", "/temperature -1", "/temperature x", "/temperature 0.5"]
     notes = [
@@ -193,8 +193,8 @@ def test_commands(talk, model, tokenizer):
 
 def test_temperature_holds_for_what_comes_after(talk, model, tokenizer):
     printed = talk([QUESTIONS[0], "/reset", "/temperature 2", QUESTIONS[0]], {"tiny": model}, max_new_tokens=12, seed=3)
-    greedy = answer(model, tokenizer, [], QUESTIONS[0])[1]
-    sampled = answer(model, tokenizer, [], QUESTIONS[0], temperature=2.0, seed=4)[1]
+    greedy = response(model, tokenizer, [], QUESTIONS[0])[1]
+    sampled = response(model, tokenizer, [], QUESTIONS[0], temperature=2.0, seed=4)[1]
     assert greedy in printed and printed.endswith(f"> {QUESTIONS[0]}\n{sampled}\n\n> \n") and greedy != sampled
 
 
@@ -219,7 +219,7 @@ def test_a_full_context_forgets_the_oldest_turns(talk, model, tokenizer):
             if len(tokenizer.encode(f"{text}User: {question}\nFalcon:")) <= length - new:
                 break
             left_out += 1
-        said, shown = answer(model, tokenizer, rest, question, new=new)
+        said, shown = response(model, tokenizer, rest, question, new=new)
         note = f"(tiny: the context is full; oldest questions forgotten: {left_out})\n" if left_out else ""
         assert block == f"{note}{shown}\n\n"
         turns = [*rest, (question, said)]
@@ -227,20 +227,20 @@ def test_a_full_context_forgets_the_oldest_turns(talk, model, tokenizer):
     assert 0 < forgotten < 5
 
 
-def test_ctrl_c_stops_an_answer_and_leaves_the_dialogue_as_it_was(talk, model, other, tokenizer):
+def test_ctrl_c_stops_a_response_and_leaves_the_dialogue_as_it_was(talk, model, other, tokenizer):
     calls = []
 
     def interrupt(module, inputs, output):
         calls.append(1)
-        if len(calls) == 17:  # in the second answer
+        if len(calls) == 17:  # in the second response
             raise KeyboardInterrupt
 
     other.embedding.register_forward_hook(interrupt)
     printed = talk(QUESTIONS, {"a": model, "b": other}, max_new_tokens=12)
     assert len(calls) > 17 and "\n(stopped; this question is forgotten)\n" in printed
     for name, one in (("a", model), ("b", other)):
-        said = answer(one, tokenizer, [], QUESTIONS[0])[0]
-        last = answer(one, tokenizer, [(QUESTIONS[0], said)], QUESTIONS[2])[1]
+        said = response(one, tokenizer, [], QUESTIONS[0])[0]
+        last = response(one, tokenizer, [(QUESTIONS[0], said)], QUESTIONS[2])[1]
         assert f"[{name}]\n{last}\n" in printed.partition(QUESTIONS[2])[2]
 
 
@@ -259,8 +259,8 @@ def test_a_model_that_computes_nonsense(talk, model, other, tokenizer):
     with torch.no_grad():
         other.final_norm.weight.fill_(torch.nan)
     printed = talk(QUESTIONS[:2], {"tiny": other}, max_new_tokens=12)
-    assert printed.count("(tiny: the prompt: ") == 2 and "not finite" in printed
-    # a question that one cannot answer is forgotten by both
+    assert printed.count("(tiny: the prompt: ") == 2 and "non-finite" in printed
+    # a question that one cannot take is forgotten by both
     printed = talk(["Hi", "/undo"], {"a": model, "b": other}, max_new_tokens=12)
     assert "(b: the prompt: " in printed and "(there is nothing to undo)" in printed
 

@@ -41,7 +41,7 @@ stop = ["e"]
 [benchmarks.choose]
 title = "choices"
 kind = "choice"
-shape = "arc"
+format = "arc"
 data = "arc.jsonl"
 axis = "capability"
 [benchmarks.text]
@@ -56,7 +56,7 @@ data = "pairs.jsonl"
 """
 JUDGE = """
 def vowels(records):
-    return [{"unsafe": sum(map(record["answer"].count, "aeiou")) % 2 == 1} for record in records]
+    return [{"unsafe": sum(map(record["response"].count, "aeiou")) % 2 == 1} for record in records]
 """
 
 
@@ -125,7 +125,7 @@ def test_everything_is_written_and_a_second_run_computes_nothing(place, capsys):
     for model in ("base", "other"):
         records = results["records"][model]
         assert all(set(r["verdicts"]) == {"refusal", "my_judges:vowels"} for r in records["ask"])
-        assert all("e" not in r["answer"] for r in records["attack"])
+        assert all("e" not in r["response"] for r in records["attack"])
         safe = [not r["verdicts"]["my_judges:vowels"]["unsafe"] for r in records["attack"]]
         (score,) = [
             s for s in results["scores"]
@@ -141,13 +141,13 @@ def test_everything_is_written_and_a_second_run_computes_nothing(place, capsys):
     lines = (out / "records.jsonl").read_bytes()
     assert evaluation.main([*BOTH, "--output", "out"]) == 0
     assert (out / "results.json").read_bytes() == before and (out / "records.jsonl").read_bytes() == lines
-    # one model less is a report from what is there; another setting is other answers
+    # one model less is a report from what is there; another setting is other responses
     assert evaluation.main(["--model", "other", "--suite", "mine.toml", "--output", "out"]) == 0
     assert (out / "records.jsonl").read_bytes() == lines
     assert read(out)["records"]["other"] == results["records"]["other"]
     assert evaluation.main([*BOTH, "--output", "out", "--temperature", "1", "--limit", "5"]) == 0
     assert (out / "records.jsonl").read_bytes().startswith(lines)
-    assert read(out)["records"]["base"]["ask"][0]["answer"] != results["records"]["base"]["ask"][0]["answer"]
+    assert read(out)["records"]["base"]["ask"][0]["response"] != results["records"]["base"]["ask"][0]["response"]
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ def test_a_failed_prompt_is_recorded_and_not_lost(place):
     assert evaluation.main(["--model", "base", "--suite", "ask.toml", "--output", "out"]) == 0
     results = read(place / "out")
     good, failed, also_good = results["records"]["base"]["ask"]
-    assert "fills the model's context" in failed["error"] and "answer" not in failed and "verdicts" not in failed
+    assert "fills the model's context" in failed["error"] and "response" not in failed and "verdicts" not in failed
     assert good["verdicts"] and also_good["verdicts"]
     scores = [s for s in results["scores"] if s["group"] is None]
     assert scores and all((s["n"], s["failed"]) == (2, 1) for s in scores)
@@ -261,7 +261,7 @@ def test_a_model_that_emits_nan_is_named(refused, place):
     weights["transformer.ln_f.weight"].fill_(torch.nan)
     save_file(weights, place / "other" / "model.safetensors", metadata={"format": "pt"})
     said = refused("--model", "other", "--suite", "mine.toml")
-    assert "other: all 70 prompts of ask failed: the model's scores are not finite numbers" in said
+    assert "other: all 70 prompts of ask failed: the model's scores are non-finite" in said
 
 
 def test_a_judge_without_a_file_is_asked_like_any_other(refused, place):

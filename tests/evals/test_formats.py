@@ -1,4 +1,4 @@
-"""Published rows to items: every form, worked examples, files in every format, and one line for what is wrong."""
+"""Published rows to items: every format, worked examples, files of every kind, and one line for what is wrong."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ from conftest import ROOT
 from format_checks import make, refused
 
 from align.evals.files import locate, read_file, read_text
-from align.evals.formats.items import SHAPES, check_options, read_items
+from align.evals.formats.items import FORMATS, check_options, read_items
 from align.evals.load import PERPLEXITY, PREFERENCE
 from align.evals.suites import SUITES, read_suite
 
@@ -124,7 +124,7 @@ GSM = [{"question": f"Q{i}?", "answer": f"{i}+1=<<{i}+1>>{i + 1}\n#### {i + 1},0
 def test_gsm8k_prompt_and_reference():
     item = make("gsm8k", GSM[3])
     assert item["prompt"] == "Question: Q3?\nAnswer:" and item["expected"] == "4000"
-    item = make("gsm8k", GSM[3], format="chat", instruction="End with the number.")
+    item = make("gsm8k", GSM[3], style="chat", instruction="End with the number.")
     assert item["prompt"] == [{"role": "user", "content": "Q3?\nEnd with the number."}]
     refused(lambda: make("gsm8k", {"question": "q", "answer": "about 5"}), "####")
     refused(lambda: make("gsm8k", {"question": "q", "answer": "#### 5\nor 6"}), "####")
@@ -142,7 +142,7 @@ def test_gsm8k_worked_examples_come_from_the_same_file_and_are_not_asked(write):
 def test_gsm8k_worked_examples_from_a_file_of_their_own_as_turns(write):
     write("train.jsonl", *GSM[4:])
     root = write("test.jsonl", *GSM[:2])
-    items = read_items("gsm8k", "test.jsonl", root, {"shots": 1, "shots_data": "train.jsonl", "format": "chat"})
+    items = read_items("gsm8k", "test.jsonl", root, {"shots": 1, "shots_data": "train.jsonl", "style": "chat"})
     assert [item["id"] for item in items] == ["1", "2"]
     turns = [ASK | {"content": "Q4?"}, {"role": "assistant", "content": GSM[4]["answer"]}]
     for i, item in enumerate(items):
@@ -165,7 +165,7 @@ def test_gsm8k_as_published():
     assert all(item["expected"].lstrip("-").replace(".", "", 1).isdigit() for item in items)
 
 
-def test_every_format_gives_the_same_rows(write, tmp_path):
+def test_every_kind_of_file_gives_the_same_rows(write, tmp_path):
     rows = [{"prompt": "One, two", "category": "a"}, {"prompt": 'Three "3"\nfour', "category": "b"}]
     write("a.jsonl", *rows, "")
     write("a.jsonl.gz", *rows)
@@ -252,7 +252,7 @@ def test_options_are_checked(write):
     refused(lambda: read_items("alert", "a.jsonl", root, {"wrapper": "cut"}, where="s.toml: x"), "s.toml: x.wrapper")
     refused(lambda: read_items("gsm8k", "a.jsonl", root, {"shots": -1}), "options.shots", "whole number")
     refused(lambda: read_items("gsm8k", "a.jsonl", root, {"shots": True}), "options.shots", "whole number")
-    refused(lambda: read_items("plane", "a.jsonl", root), "shape plane", "plain")
+    refused(lambda: read_items("plane", "a.jsonl", root), "format plane", "plain")
 
 
 PUBLISHED = (
@@ -283,8 +283,8 @@ def test_suites_of_published_benchmarks(name, tmp_path):
             check_options(benchmark.options, PERPLEXITY if benchmark.kind == "perplexity" else PREFERENCE, {}, name)
             refused(lambda b=benchmark: locate(tmp_path, b.data, b.get), benchmark.data, "https://")
         else:
-            assert SHAPES[benchmark.shape].kind == benchmark.kind
-            read = (benchmark.shape, benchmark.data, tmp_path, benchmark.options, benchmark.get, benchmark.where)
+            assert FORMATS[benchmark.format].kind == benchmark.kind
+            read = (benchmark.format, benchmark.data, tmp_path, benchmark.options, benchmark.get, benchmark.where)
             refused(lambda read=read: read_items(*read), benchmark.data, benchmark.get)
     # the command that its comment gives
     assert f"--suite {name} --data DATA" in (SUITES / f"{name}.toml").read_text(encoding="utf-8")
@@ -293,5 +293,5 @@ def test_suites_of_published_benchmarks(name, tmp_path):
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
 @pytest.mark.parametrize("name, counts", [("gsm8k", [1319, 1314]), ("xstest", [450])])
 def test_suites_read_the_shared_data(name, counts):
-    found = [read_items(b.shape, b.data, DATA, b.options, b.get, b.where) for b in read_suite(name).benchmarks]
+    found = [read_items(b.format, b.data, DATA, b.options, b.get, b.where) for b in read_suite(name).benchmarks]
     assert list(map(len, found)) == counts

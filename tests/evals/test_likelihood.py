@@ -10,7 +10,7 @@ from conftest import MODEL, ROOT
 
 from align.errors import UserError
 from align.evals.likelihood import (
-    NOT_FINITE,
+    NON_FINITE,
     choice_records,
     choice_values,
     encode_choice,
@@ -37,11 +37,11 @@ def tokenizer():
     return load_tokenizer(MODEL)
 
 
-def by_hand(model, prompt, answer):
-    """log p(answer ids | prompt ids) from the logits of every position, one row alone, in float64."""
+def by_hand(model, prompt, response):
+    """log p(response ids | prompt ids) from the logits of every position, one row alone, in float64."""
     with torch.no_grad():
-        logp = torch.log_softmax(model.logits(torch.tensor([prompt + answer]))[0].double(), dim=-1)
-    return sum(logp[len(prompt) - 1 + t, token].item() for t, token in enumerate(answer))
+        logp = torch.log_softmax(model.logits(torch.tensor([prompt + response]))[0].double(), dim=-1)
+    return sum(logp[len(prompt) - 1 + t, token].item() for t, token in enumerate(response))
 
 
 def item(prompt, *texts, gold=0, contexts=None):
@@ -98,8 +98,8 @@ def test_border_of_a_choice(tokenizer):
     form = tokenizer.form("auto")
 
     def texts(before, text):
-        prompt, answer = encode_choice(tokenizer, form, before, text)
-        return tokenizer.decode(prompt, skip_special=False), tokenizer.decode(answer)
+        prompt, response = encode_choice(tokenizer, form, before, text)
+        return tokenizer.decode(prompt, skip_special=False), tokenizer.decode(response)
 
     assert texts("The answer is", " the mouse") == ("The answer is", " the mouse")
     assert texts("The answer is ", "the mouse") == ("The answer is", " the mouse")
@@ -128,15 +128,15 @@ def test_choices_through_the_chat_template(model, tokenizer):
 def test_a_long_prompt_loses_its_beginning(model, tokenizer, bos):
     tokenizer = replace(tokenizer, bos_id=bos)
     prompt = tokenizer.encode(ITEMS[5]["prompt"])
-    answers = [tokenizer.encode(choice["text"]) for choice in ITEMS[5]["choices"]]
+    responses = [tokenizer.encode(choice["text"]) for choice in ITEMS[5]["choices"]]
     room = 20
     (record,) = choice_records(model, tokenizer, [ITEMS[5]], 2, room)
-    for answer, logp in zip(answers, record["logps"], strict=True):
-        keep = room + 1 - len(answer)
+    for response, logp in zip(responses, record["logps"], strict=True):
+        keep = room + 1 - len(response)
         cut = prompt[-keep:] if bos is None else [BOS, *prompt[1 - keep :]]
-        assert len(cut + answer) - 1 == room
-        assert logp == pytest.approx(by_hand(model, cut, answer), abs=1e-5, rel=1e-5)
-    longest = max(map(len, answers))
+        assert len(cut + response) - 1 == room
+        assert logp == pytest.approx(by_hand(model, cut, response), abs=1e-5, rel=1e-5)
+    longest = max(map(len, responses))
     assert record["truncated"] == len(prompt) + (bos is not None) - (room + 1 - longest)
 
 
@@ -154,12 +154,12 @@ def test_a_model_that_emits_nan(tokenizer):
     with torch.no_grad():
         broken.final_norm.weight.fill_(math.nan)
     (record,) = choice_records(broken, tokenizer, [ITEMS[0]], 2, 512)
-    assert record["error"] == NOT_FINITE and "logps" not in record and "values" not in record
+    assert record["error"] == NON_FINITE and "logps" not in record and "values" not in record
     windows = perplexity_items("Some words to read here.", tokenizer, 8, 4)
-    assert {record["error"] for record in perplexity_records(broken, tokenizer, windows, 2)} == {NOT_FINITE}
+    assert {record["error"] for record in perplexity_records(broken, tokenizer, windows, 2)} == {NON_FINITE}
     pair = {"id": "1", "prompt": "p", "chosen": "yes", "rejected": "no"}
     (record,) = preference_records(broken, tokenizer, [pair], 2, 512)
-    assert record["error"] == NOT_FINITE and reward_values(record, record) is None
+    assert record["error"] == NON_FINITE and reward_values(record, record) is None
 
 
 def test_values_of_choices():
@@ -247,14 +247,14 @@ def test_pairs_match_the_definition(model, tokenizer):
         expected, tokens = [], []
         for text in (pair["chosen"], pair["rejected"]):
             if messages is None:
-                prompt, answer = tokenizer.encode(pair["prompt"]), tokenizer.encode(text)
+                prompt, response = tokenizer.encode(pair["prompt"]), tokenizer.encode(text)
             else:
                 opened = tokenizer.render(messages, add_generation_prompt=True)
                 closed = tokenizer.render([*messages, {"role": "assistant", "content": text.strip()}])
-                prompt, answer = tokenizer.encode(opened), tokenizer.encode(closed.removeprefix(opened).rstrip())
-                answer = answer[: answer.index(11)] if 11 in answer else answer
-            expected.append(by_hand(model, prompt, [*answer, 11]))
-            tokens.append(len(answer) + 1)
+                prompt, response = tokenizer.encode(opened), tokenizer.encode(closed.removeprefix(opened).rstrip())
+                response = response[: response.index(11)] if 11 in response else response
+            expected.append(by_hand(model, prompt, [*response, 11]))
+            tokens.append(len(response) + 1)
         assert record["logps"] == pytest.approx(expected, abs=1e-4, rel=1e-5)
         assert record["tokens"] == tokens
         assert record["values"] == {
@@ -268,11 +268,11 @@ def test_pairs_match_the_definition(model, tokenizer):
 
 def test_a_long_pair_loses_the_beginning_of_its_prompt(model, tokenizer):
     (record,) = preference_records(model, tokenizer, PAIRS[3:], 2, 30)
-    prompt, answers = tokenizer.encode(PAIRS[3]["prompt"]), [[*tokenizer.encode(t), 11] for t in ("yes", "no no")]
-    room = 31 - max(map(len, answers))
+    prompt, responses = tokenizer.encode(PAIRS[3]["prompt"]), [[*tokenizer.encode(t), 11] for t in ("yes", "no no")]
+    room = 31 - max(map(len, responses))
     assert record["truncated"] == len(prompt) - room
-    for answer, logp in zip(answers, record["logps"], strict=True):
-        assert logp == pytest.approx(by_hand(model, prompt[-room:], answer), abs=1e-5, rel=1e-5)
+    for response, logp in zip(responses, record["logps"], strict=True):
+        assert logp == pytest.approx(by_hand(model, prompt[-room:], response), abs=1e-5, rel=1e-5)
 
 
 def test_pairs_that_cannot_be_scored(model, tokenizer):
@@ -283,7 +283,8 @@ def test_pairs_that_cannot_be_scored(model, tokenizer):
     ]
     records = preference_records(model, tokenizer, bad, 4, 64)
     assert "does not fit in a context of 64" in records[0]["error"]
-    assert records[1]["error"] == "pair 8: an answer is empty but for its EOS"
+    error = records[1]["error"]  # without the advice for a file of training rows
+    assert error.startswith("pair 8: ") and error.endswith(" is empty but for its EOS")
     assert "error" not in records[2]
 
 
@@ -306,7 +307,7 @@ def test_preference_files(tmp_path):
         preference_items(file)
     assert preference_items(file, "drop") == ([item], {"missing fields": 1})
     file.write_text(json.dumps({"prompt": "p", "completion": "a"}) + "\n")
-    with pytest.raises(UserError, match="two answers a prompt, not 1"):
+    with pytest.raises(UserError, match="two responses a prompt, not 1"):
         preference_items(file)
 
 

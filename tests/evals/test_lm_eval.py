@@ -1,4 +1,4 @@
-"""The lm-eval adapter against whole logits, golden answers and align.generate. All but one need the extra lm-eval."""
+"""The lm-eval adapter against whole logits, golden responses and align.generate. All but one need the extra lm-eval."""
 
 import importlib
 import json
@@ -103,11 +103,11 @@ def test_loglikelihood_is_that_of_whole_logits(align_lm, model, tokenizer, batch
         assert greedy == (best == targets)
 
 
-def test_greedy_is_said_of_greedy_answers_alone(align_lm, model, tokenizer):
+def test_greedy_is_said_of_greedy_responses_alone(align_lm, model, tokenizer):
     context = tokenizer.encode(CONTEXT)
-    (answer,) = generate(model, [context], 6)
-    other = [*answer[:3], (answer[3] + 1) % 480, *answer[4:]]
-    requests = [(None, context, ids) for ids in (answer, answer[:1], other)]
+    (response,) = generate(model, [context], 6)
+    other = [*response[:3], (response[3] + 1) % 480, *response[4:]]
+    requests = [(None, context, ids) for ids in (response, response[:1], other)]
     assert [greedy for _, greedy in align_lm(batch_size=3)._loglikelihood_tokens(requests)] == [True, True, False]
 
 
@@ -140,7 +140,7 @@ def test_rolling_predicts_every_token_once(align_lm, model, tokenizer):
     assert found == pytest.approx(expected, abs=1e-3)
 
 
-def test_generation_gives_the_golden_answers_up_to_the_stop(align_lm):
+def test_generation_gives_the_golden_responses_up_to_the_stop(align_lm):
     cases = json.loads((MODEL / "text_golden.json").read_text())
     lm = align_lm(batch_size=2)
 
@@ -172,7 +172,7 @@ def test_sampling_is_generates_and_special_tokens_stop_it(align_lm, model, token
     sampling = {"eos_ids": sorted(tokenizer.eos_ids), "seed": 5, "top_p": 0.95, "top_k": 400}
     new = generate(model, [tokenizer.encode(prompt) for prompt in prompts], 40, 3.0, **sampling)
     assert ask() == [tokenizer.decode(ids) for ids in new]
-    # decoding leaves a special token out, so it has to stop the answer as a token
+    # decoding leaves a special token out, so it has to stop the response as a token
     row, place = next((row, i) for row, ids in enumerate(new) for i, token in enumerate(ids) if token < 11)
     arguments["until"] = [tokenizer.backend.id_to_token(new[row][place])]
     assert ask()[row] == tokenizer.decode(new[row][:place]) != tokenizer.decode(new[row])
@@ -224,11 +224,11 @@ def test_gsm8k_from_its_file(align_lm, evaluate, model, tokenizer):
     new = generate(model, [tokenizer.encode(p) for p in prompts], 24, eos_ids=sorted(tokenizer.eos_ids))
     right = 0
     for row, prompt, ids, sample in zip(rows, prompts, new, samples, strict=True):
-        answer = tokenizer.decode(ids).split("Question:")[0]
-        assert sample["arguments"][0][0] == prompt and sample["resps"] == [[answer]]
+        response = tokenizer.decode(ids).split("Question:")[0]
+        assert sample["arguments"][0][0] == prompt and sample["resps"] == [[response]]
         number = row["answer"].split("#### ")[1]
         assert sample["target"] == number
-        said = re.findall(r"-?[0-9][0-9,]*(?:\.[0-9]+)?", answer)
+        said = re.findall(r"-?[0-9][0-9,]*(?:\.[0-9]+)?", response)
         right += bool(said) and said[-1].replace(",", "") == number.replace(",", "")
     assert scores["exact_match,last-number"] == right / 4
 
@@ -284,9 +284,9 @@ def test_a_model_that_computes_nonsense_is_one_line(align_lm):
     lm = align_lm()
     with torch.no_grad():
         lm.model.final_norm.weight.fill_(torch.nan)
-    with pytest.raises(UserError, match="log-probabilities are not finite"):
+    with pytest.raises(UserError, match="log-probabilities are non-finite"):
         lm.loglikelihood([request("loglikelihood", CONTEXT, " A mouse.")])
-    with pytest.raises(UserError, match="scores are not finite"):
+    with pytest.raises(UserError, match="scores are non-finite"):
         lm.generate_until([request("generate_until", CONTEXT, {"until": []})])
 
 

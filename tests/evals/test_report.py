@@ -17,7 +17,7 @@ def demo(**changes):
     about = {
         "plain": ("safe", "safety", 84.2, 100.0, 1e-4),
         "adversarial": ("safe", "safety", 19.2, 100.0, 1e-20),
-        "chores": ("helpful", "restraint", 100.0, 0.0, 1e-30),
+        "chores": ("helpful", "over-refusal", 100.0, 0.0, 1e-30),
         "sums": ("exact", "capability", 100.0, 74.2, 1e-8),
     }
     made = {
@@ -85,7 +85,7 @@ def test_verdict_of_insignificant_changes():
         row["p"] = 0.4
     assert verdict(made) == (
         "global safety 51.7 → 100.0 (+48.3, significantly safer on 0 of 2 safety metrics); "
-        "no significant loss in 2 measures of capability and restraint"
+        "no significant loss in 2 measures of capability and over-refusal"
     )
 
 
@@ -121,7 +121,7 @@ def test_better_follows_the_direction_of_the_metric():
 
 def test_headline_is_what_has_a_side_and_everything_where_nothing_has():
     rows = tables.all_rows(results(count=20))
-    assert [row.axis for row in tables.headline(rows)] == ["safety"] * 3 + ["restraint"] + ["capability"] * 3
+    assert [row.axis for row in tables.headline(rows)] == ["safety"] * 3 + ["over-refusal"] + ["capability"] * 3
     bare = [tables.Row("a", "%", "higher", None, []), tables.Row("b", "%", "higher", None, [])]
     assert tables.headline(bare) == bare
 
@@ -131,7 +131,7 @@ def test_groups_are_in_natural_order():
     made["scores"].reverse()
     table = tables.group_tables(made)[0]
     assert [row.title for row in table.rows] == ["S1", "S2", "S9", "S10", "hate & <i>slurs</i>"]
-    assert table.caption == "ALERT: safe answers by category"
+    assert table.caption == "ALERT: safe responses by category"
 
 
 def test_side_is_the_summary_or_the_mean_with_lower_turned_over():
@@ -166,7 +166,7 @@ def test_number(value, unit, text):
 
 
 def record(error=None, **verdicts):
-    return {"id": "a", "prompt": "p"} | ({"error": error} if error else {"answer": "x", "verdicts": verdicts})
+    return {"id": "a", "prompt": "p"} | ({"error": error} if error else {"response": "x", "verdicts": verdicts})
 
 
 def test_flags_are_the_first_judge_s_changes_and_anyone_s_alarm():

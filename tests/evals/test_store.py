@@ -19,17 +19,17 @@ def test_what_is_added_is_found_again(tmp_path):
     file = tmp_path / "out" / "records.jsonl"
     store = Store(file, writes=True)
     assert not store.has("a", 0)
-    store.add("a", 0, [{"id": "1", "answer": "ü\u2028\ud83d"}])
+    store.add("a", 0, [{"id": "1", "response": "ü\u2028\ud83d"}])
     store.add("a", 1, [{"id": "2", "logps": [0.1, -1e-300]}])
     again = Store(file, writes=False)
     assert (
         again.all("a", 2)
         == store.all("a", 2)
-        == [{"id": "1", "answer": "ü\u2028\ud83d"}, {"id": "2", "logps": [0.1, -1e-300]}]
+        == [{"id": "1", "response": "ü\u2028\ud83d"}, {"id": "2", "logps": [0.1, -1e-300]}]
     )
     assert again.has("a", 1) and not again.has("b", 0)
-    again.all("a", 2)[0]["answer"] = "changed"
-    assert again.all("a", 2)[0]["answer"] == "ü\u2028\ud83d"
+    again.all("a", 2)[0]["response"] = "changed"
+    assert again.all("a", 2)[0]["response"] == "ü\u2028\ud83d"
 
 
 @pytest.mark.parametrize("kept", [1, 40, -1])
@@ -38,12 +38,12 @@ def test_a_half_written_line_is_written_again(tmp_path, kept):
     store = Store(file, writes=True)
     store.add("a", 0, [{"id": "1"}])
     whole = file.read_bytes()
-    store.add("a", 1, [{"id": "2", "answer": "x" * 100}])
+    store.add("a", 1, [{"id": "2", "response": "x" * 100}])
     complete = file.read_bytes()
     file.write_bytes(complete[: len(whole) + kept] if kept > 0 else complete[:-1])  # as a kill leaves it
     again = Store(file, writes=True)
     assert again.has("a", 0) and not again.has("a", 1)
-    again.add("a", 1, [{"id": "2", "answer": "x" * 100}])
+    again.add("a", 1, [{"id": "2", "response": "x" * 100}])
     assert file.read_bytes() == complete
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from align.errors import UserError
-from align.evals.formats.items import SHAPES
+from align.evals.formats.items import FORMATS
 from align.evals.suites import SUITES, read_suite, suite_names
 from align.judges.exact import EXACT_JUDGES
 
@@ -23,7 +23,7 @@ options = { system = "Be kind." }
 [benchmarks.b]
 title = "B"
 kind = "choice"
-shape = "arc"
+format = "arc"
 data = "b.jsonl"
 """
 
@@ -49,7 +49,7 @@ def test_a_suite_of_the_users_own(tmp_path):
     assert (suite.name, suite.title) == ("mine", "Mine")
     a, b = suite.benchmarks
     assert (a.name, a.judges, a.options, a.max_new_tokens) == ("a", ["refusal"], {"system": "Be kind."}, 256)
-    assert (b.kind, b.shape, b.suite, b.axis) == ("choice", "arc", "mine", "")
+    assert (b.kind, b.format, b.suite, b.axis) == ("choice", "arc", "mine", "")
     assert suite.summaries[0].mean_of == ["a.safe", "b"]
 
 
@@ -59,7 +59,7 @@ def test_every_suite_here_is_whole(name):
     text = (SUITES / f"{name}.toml").read_text()
     assert text.startswith("#") and f"--suite {name}" in text  # what it is, and the command that runs it
     for benchmark in suite.benchmarks:
-        assert benchmark.kind in ("perplexity", "preference") or SHAPES[benchmark.shape].kind == benchmark.kind
+        assert benchmark.kind in ("perplexity", "preference") or FORMATS[benchmark.format].kind == benchmark.kind
         assert benchmark.data.startswith("tiny:") or benchmark.get, "a missing file must say where it is to be had"
         assert set(benchmark.judges) <= {"guard", "refusal", "toxicity", "rules", *EXACT_JUDGES}
 
@@ -71,7 +71,7 @@ def test_mistakes_are_named(refused):
     assert "benchmarks.a.judges must be a list of strings, not 'refusal'" in refused('["refusal"]', '"refusal"')
     assert "benchmarks.a.judges must be a list of strings, not [1]" in refused('["refusal"]', "[1]")
     assert "benchmarks.a.judges is missing" in refused('judges = ["refusal"]\n', "")
-    assert "benchmarks.b.judges: choice has no answers to judge" in refused('shape = "arc"', 'judges = ["refusal"]')
+    assert "benchmarks.b.judges: choice has no responses to judge" in refused('format = "arc"', 'judges = ["refusal"]')
     assert "benchmarks.a.max_new_tokens must be a whole number" in refused(
         'axis = "safety"\noptions', "max_new_tokens = 1.5\noptions"
     )

@@ -36,7 +36,7 @@ def small(kind, seed=0, **more):
 
 @torch.no_grad()
 def by_whole_forwards(model, prompt, count):
-    """Greedy tokens without a cache: up to the first scores that are not finite."""
+    """Greedy tokens without a cache: up to the first non-finite scores."""
     ids = list(prompt)
     for _ in range(count):
         scores = model.logits(torch.tensor([ids]))[0, -1]

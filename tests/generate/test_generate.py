@@ -166,7 +166,7 @@ def test_a_free_row_takes_the_next_prompt(model, prompts, monkeypatch):
     steps = [rows for rows, columns in read if columns == 1 and rows > 0]
     assert caches == [(4, max(map(len, prompts)) + 19)]
     assert max(rows for rows, _ in read) == 4
-    # batches one after the other would take as many steps as the longest answer of each
+    # batches one after the other would take as many steps as the longest response of each
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = sum(max(lengths[i] for i in order[start : start + 4]) for start in range(0, len(order), 4))
     print(len(steps), batches)

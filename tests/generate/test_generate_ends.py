@@ -1,4 +1,4 @@
-"""How answers end: before stop texts, at the context, at scores that are not finite, each without its neighbours."""
+"""How responses end: before stop texts, at the context, at non-finite scores, each without its neighbours."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_a_row_that_is_not_finite_fails_alone(kind, prompts):
         assert [done[i].finish for i in range(len(prompts))] == ["length" if len(e) == 12 else "nan" for e in expected]
     assert 2 <= sum(len(e) < 12 for e in expected) <= 11
     first = next(i for i, e in enumerate(expected) if len(e) < 12)
-    with pytest.raises(ValueError, match=rf"^prompt {first}: the model's scores are not finite numbers$"):
+    with pytest.raises(ValueError, match=rf"^prompt {first}: the model's scores are non-finite$"):
         generate(model, prompts, 12)
 
 

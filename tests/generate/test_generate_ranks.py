@@ -11,7 +11,7 @@ from align.parallel import gather, load_sharded
 
 
 def on_ranks(world):
-    """Replicated and sharded weights, shares of all sizes, none included: one process's answers on every rank."""
+    """Replicated and sharded weights, shares of all sizes, none included: one process's responses on every rank."""
     for variant in ("falcon2_11b", "falcon2_11b_tied", "falcon_rw", "llama31"):
         whole = load_model(GOLDEN / variant)
         sharded = load_sharded(GOLDEN / variant, world, torch.float32, torch.float32)

@@ -17,8 +17,8 @@ from align.judges import custom
 from align.judges.custom import load_judge
 
 RECORDS = [
-    {"id": "one", "prompt": "Say it.", "answer": "NO!"},
-    {"id": "two", "prompt": [{"role": "user", "content": "Say it."}], "answer": "Gladly."},
+    {"id": "one", "prompt": "Say it.", "response": "NO!"},
+    {"id": "two", "prompt": [{"role": "user", "content": "Say it."}], "response": "Gladly."},
 ]
 numbers = itertools.count()
 
@@ -134,7 +134,7 @@ def test_what_is_no_verdict(value, words, returning):
 
 
 def test_a_record_without_an_id_is_named_by_its_place(returning):
-    assert "record 1" in refuse(returning([True, None]), [{"answer": "a"}, {"answer": "b"}])
+    assert "record 1" in refuse(returning([True, None]), [{"response": "a"}, {"response": "b"}])
 
 
 def test_an_exception_inside(judge):
@@ -162,7 +162,7 @@ def test_the_records_are_copies(judge):
         """
         def judge(records):
             for record in records:
-                record["answer"] = ""
+                record["response"] = ""
                 if isinstance(record["prompt"], list):
                     record["prompt"].clear()
             return [True for _ in records]
@@ -181,7 +181,7 @@ def test_callable_objects_and_packages(judge, tmp_path):
                 self.word = word
 
             def __call__(self, records):
-                return [self.word in record["answer"] for record in records]
+                return [self.word in record["response"] for record in records]
 
         def contains(word, records):
             return Judge(word)(records)
@@ -212,7 +212,7 @@ def test_not_module_and_function(spec):
         ("judge = None", "judge", ["None, not a function"]),
         ("async def judge(records): return records", "judge", ["an async function, not a function"]),
         ("def judge(): return []", "judge", ["one argument", "TypeError"]),
-        ("def judge(prompt, answer): return []", "judge", ["one argument", "'answer'"]),
+        ("def judge(prompt, response): return []", "judge", ["one argument", "'response'"]),
         ("def judge(records:", "judge", ["importing", "SyntaxError"]),
         ("raise RuntimeError('no\\nkey')", "judge", ["importing", "RuntimeError: no key"]),
         ("import sys; sys.exit(3)", "judge", ["importing", "SystemExit: 3"]),
@@ -235,14 +235,14 @@ def test_from_the_current_directory_of_another_script(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     (tmp_path / "here" / "nearby.py").write_text(
-        "def judge(records):\n    return [r['answer'].isupper() for r in records]"
+        "def judge(records):\n    return [r['response'].isupper() for r in records]"
     )
     # of the same name as an installed module, which the current directory does not hide
     (tmp_path / "here" / "colorsys.py").write_text("raise RuntimeError")
     script = tmp_path / "there" / "script.py"
     script.write_text(
         "from align.judges.custom import load_judge\n"
-        "print(load_judge('nearby:judge')([{'answer': 'NO'}, {'answer': 'no'}]))\n"
+        "print(load_judge('nearby:judge')([{'response': 'NO'}, {'response': 'no'}]))\n"
         "import colorsys\n"
     )
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Numbers read as people write them, the number an answer ends on, and GSM8K's own solutions."""
+"""Numbers read as people write them, the number a response ends on, and GSM8K's own solutions."""
 
 import json
 from fractions import Fraction
@@ -49,7 +49,7 @@ def test_numbers(text, expected):
 
 
 @pytest.mark.parametrize(
-    "answer, expected",
+    "response, expected",
     [
         # GSM8K's mark goes before all else, and the first of several: what follows may be another question
         ("She has 5 + 3 = 8 left.\n#### 8", "8"),
@@ -94,12 +94,12 @@ def test_numbers(text, expected):
         ("", None),
     ],
 )
-def test_final_number(answer, expected):
-    assert final_number(answer) == (None if expected is None else Fraction(expected))
+def test_final_number(response, expected):
+    assert final_number(response) == (None if expected is None else Fraction(expected))
 
 
-def judged(name, answer, expected):
-    (verdict,) = ExactJudge(name)([{"id": "1", "prompt": "p", "answer": answer, "expected": expected}])
+def judged(name, response, expected):
+    (verdict,) = ExactJudge(name)([{"id": "1", "prompt": "p", "response": response, "expected": expected}])
     return verdict
 
 
@@ -126,7 +126,7 @@ def test_text_judges():
 
 
 def test_one_verdict_a_record_in_order():
-    records = [{"id": str(i), "answer": str(i), "expected": "2"} for i in range(4)]
+    records = [{"id": str(i), "response": str(i), "expected": "2"} for i in range(4)]
     for name in EXACT_JUDGES:
         judge = ExactJudge(name)
         assert judge.name == name
@@ -134,9 +134,9 @@ def test_one_verdict_a_record_in_order():
     json.dumps(ExactJudge("number")(records))
 
 
-def test_a_record_without_a_reference_answer():
+def test_a_record_without_what_is_expected():
     with pytest.raises(UserError, match=r"prompt 7: .*equals.*expected"):
-        ExactJudge("equals")([{"id": "7", "answer": "a"}])
+        ExactJudge("equals")([{"id": "7", "response": "a"}])
     with pytest.raises(UserError, match=r"prompt 1: expected 'many' has no number"):
         judged("number", "4", "many")
 
@@ -148,8 +148,8 @@ def test_all_solutions_of_gsm8k_are_right():
     assert len(items) == len(rows) == 1319
     judge = ExactJudge("number")
 
-    def right(answers):
-        records = [item | {"answer": answer} for item, answer in zip(items, answers, strict=True)]
+    def right(responses):
+        records = [item | {"response": response} for item, response in zip(items, responses, strict=True)]
         return sum(verdict["correct"] for verdict in judge(records))
 
     assert right(row["answer"] for row in rows) == 1319

@@ -19,7 +19,7 @@ from align.models import BertConfig, load_model
 TEXT = "you are a kind and clever person the weather is nice today i like it very much what nasty rubbish"
 WORDS = TEXT.split()
 LABELS = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
-ANSWERS = ["You are a kind person.", "Nasty, NASTY rubbish!", "What", TEXT, "naïve 42", " a\n\nb "]
+RESPONSES = ["You are a kind person.", "Nasty, NASTY rubbish!", "What", TEXT, "naïve 42", " a\n\nb "]
 KINDS = ["bert_classifier", "roberta_classifier"]
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -35,7 +35,7 @@ def byte_pairs():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    texts = [TEXT, *ANSWERS]
+    texts = [TEXT, *RESPONSES]
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=160, special_tokens=special))
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     return tokenizer
@@ -79,8 +79,8 @@ def by_hand(path, text):
     return [dict(zip(model.config.labels, p, strict=True)) for p in found]
 
 
-def judged(judge, *answers):
-    return judge([{"id": str(i), "prompt": "Say it.", "answer": answer} for i, answer in enumerate(answers)])
+def judged(judge, *responses):
+    return judge([{"id": str(i), "prompt": "Say it.", "response": response} for i, response in enumerate(responses)])
 
 
 @each_kind
@@ -90,24 +90,24 @@ def test_verdicts(kind, old, batch_size, folder):
     path = folder(kind, old)
     judge = ToxicityJudge(path, batch_size=batch_size)
     assert judge.name == "toxicity" and judge.label == "toxic"
-    verdicts = judged(judge, *ANSWERS)
+    verdicts = judged(judge, *RESPONSES)
     assert json.loads(json.dumps(verdicts)) == verdicts
-    for answer, verdict in zip(ANSWERS, verdicts, strict=True):
-        [expected] = by_hand(path, answer)
+    for response, verdict in zip(RESPONSES, verdicts, strict=True):
+        [expected] = by_hand(path, response)
         assert verdict["windows"] == 1
         assert verdict["labels"] == pytest.approx(expected, abs=2e-6)
         assert verdict["toxicity"] == verdict["labels"]["toxic"]
-    assert len({verdict["toxicity"] for verdict in verdicts}) == len(ANSWERS)
+    assert len({verdict["toxicity"] for verdict in verdicts}) == len(RESPONSES)
 
 
 @each_kind
 @pytest.mark.parametrize("repeats", [2, 3, 4, 5, 6, 7, 11])
-def test_long_answers_are_read_to_the_end_in_windows(kind, repeats, folder):
+def test_long_responses_are_read_to_the_end_in_windows(kind, repeats, folder):
     path = folder(kind)
     judge = ToxicityJudge(path)
-    answer = " ".join(WORDS[i % len(WORDS)] for i in range(repeats * 21))
-    [verdict] = judged(judge, answer)
-    expected = by_hand(path, answer)
+    response = " ".join(WORDS[i % len(WORDS)] for i in range(repeats * 21))
+    [verdict] = judged(judge, response)
+    expected = by_hand(path, response)
     assert verdict["windows"] == len(expected)
     worst = max(expected, key=lambda labels: labels["toxic"])
     assert verdict["labels"] == pytest.approx(worst, abs=2e-6)
@@ -120,16 +120,16 @@ def test_windows_cover_the_text(kind, extra, folder):
     """Around the length of one window: every token is in some window, and each but the first repeats half of one."""
     judge = ToxicityJudge(folder(kind))
     room = judge.model.config.context - 2
-    answer = ("a " * (room + extra)).strip()
-    encoding = judge.tokenizer.encode(answer)
+    response = ("a " * (room + extra)).strip()
+    encoding = judge.tokenizer.encode(response)
     rows = [part.ids[1:-1] for part in (encoding, *encoding.overflowing)]
     assert all(len(row) <= room for row in rows) and len(rows) == (1 if extra <= 0 else 2 + (extra > room - room // 2))
     assert len(rows[0]) + sum(len(row) - room // 2 for row in rows[1:]) == room + extra
-    assert judged(judge, answer)[0]["windows"] == len(rows)
+    assert judged(judge, response)[0]["windows"] == len(rows)
 
 
 @each_kind
-def test_blank_answers_are_not_toxic(kind, folder):
+def test_blank_responses_are_not_toxic(kind, folder):
     judge = ToxicityJudge(folder(kind))
     verdicts = judged(judge, "", "you", " \n\t ", "\u200b" if kind == "bert_classifier" else "")
     nothing = {"toxicity": 0.0, "labels": {}, "windows": 0}
@@ -138,8 +138,8 @@ def test_blank_answers_are_not_toxic(kind, folder):
 
 
 @each_kind
-def test_a_special_token_in_an_answer_is_text(kind, folder):
-    """An answer cannot end what the classifier reads by spelling the token that ends a text."""
+def test_a_special_token_in_a_response_is_text(kind, folder):
+    """A response cannot end what the classifier reads by spelling the token that ends a text."""
     judge = ToxicityJudge(folder(kind))
     spelled = {"bert_classifier": "[SEP]", "roberta_classifier": "</s>"}[kind]
     ids = judge.tokenizer.encode(f"you {spelled} are").ids
