@@ -1,5 +1,5 @@
 """eval.py from end to end on a tiny model: what it writes, that a kill costs nothing, that processes share the work, and
-that whatever the user can mend is one line.
+that whatever the user can fix is one line.
 """
 
 import json

@@ -57,6 +57,17 @@ def test_a_reader_changes_nothing(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_an_older_store_is_read(tmp_path):
+    """A response stood under "answer" once; a verdict may have any key of its judge's."""
+    file = tmp_path / "records.jsonl"
+    record, verdict = {"id": "1", "answer": "Yes.", "finish": "eos"}, {"unsafe": False, "answer": 2}
+    lines = [{"key": "a", "chunk": 0, "found": [record]}, {"key": "b", "chunk": 0, "found": [verdict]}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    store = Store(file, writes=True)
+    assert store.all("a", 1) == [{"id": "1", "response": "Yes.", "finish": "eos"}]
+    assert store.all("b", 1) == [verdict]
+
+
 def test_a_line_of_something_else_is_named(tmp_path):
     file = tmp_path / "records.jsonl"
     file.write_text('{"key": "a", "chunk": 0, "found": []}\n[1, 2]\n')

@@ -1,4 +1,4 @@
-"""Suites: every published one is read whole, and each mistake in one is a line that names the key and the mend."""
+"""Suites: every published one is read whole, and each mistake in one is a line that names the key and the fix."""
 
 import pytest
 

@@ -157,6 +157,12 @@ def test_an_exception_inside(judge):
     assert "on record two: ValueError" in refuse(made, RECORDS[1:])
 
 
+def test_a_key_that_records_lack(judge):
+    made = judge("def judge(records): return [record['reply'] for record in records]")
+    message = refuse(made, RECORDS)
+    assert "KeyError: 'reply'" in message and "; a record has id, prompt, response; fix the function" in message
+
+
 def test_the_records_are_copies(judge):
     made = judge(
         """

@@ -1,7 +1,7 @@
 """The Llama Guard judge: its prompt letter by letter, and its verdicts against logits and greedy tokens worked out by hand.
 
 The guard here is an untrained Llama whose head shouts "safe" or "unsafe" and a few more words: what it says means
-nothing, but how it is read can be checked. tests/test_tiny_guard.py trains one that means what it says.
+nothing, but how it is read can be checked. tests/tiny/test_tiny_guard.py trains one that means what it says.
 """
 
 import json
