@@ -5,7 +5,7 @@
     python eval.py --chat --model DIR
 
 Suites -> prompts -> each model's responses -> each judge's verdicts -> scores with intervals -> results.json, report.html.
-The first model is the one that the others are compared with. Stopped at any moment, the same command goes on.
+The others are compared with the first model. Stopped at any moment, the same command resumes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from train import complain, train
 
 
 def evaluate(options: argparse.Namespace, world: World) -> str:
-    """Do all that --output does not have yet, write the report, and return its table. Raises UserError."""
+    """Do whatever --output lacks, write the report, and return its table. Raises UserError."""
 
     def resolve(path: str) -> str:
         return resolve_path(path, world, train)
@@ -62,20 +62,20 @@ def evaluate(options: argparse.Namespace, world: World) -> str:
 
 
 def respond(tasks: list[Task], store: Store, options: argparse.Namespace, world: World) -> None:
-    """One model's records of all its tasks, as far as the store does not have them."""
+    """One model's records of all its tasks, where the store lacks them."""
     todo = [(task, i, part) for task in tasks for i, part in enumerate(task.chunks) if not store.has(task.key, i)]
     if todo:
         model = load_candidate(tasks[0].model, options, world)
         for task, i, part in progress(todo, f"{tasks[0].model.name} responds", world):
             store.add(task.key, i, item_records(model, task, task.items[part], options, world))
         del model
-        gc.collect()  # a sharded model is full of reference cycles, and the next one needs the room
+        gc.collect()  # a sharded model is full of reference cycles, and the next one needs the memory
     for task in tasks:
         check_responses(task, store.all(task.key, len(task.chunks)))
 
 
 def judge(spec: JudgeSpec, tasks: list[Task], store: Store, world: World) -> None:
-    """One judge's verdicts on all records of these tasks, as far as the store does not have them."""
+    """One judge's verdicts on all records of these tasks, where the store lacks them."""
     todo = [(task, i) for task in tasks for i in range(len(task.chunks)) if not store.has(spec.key(task), i)]
     if todo:
         loaded = spec.load()
@@ -111,14 +111,14 @@ def talk(options: argparse.Namespace, world: World) -> None:
 
 
 def progress(todo: list, what: str, world: World) -> tqdm:
-    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds between updates: a log file keeps each as a line
+    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds between updates, each of which is a line in a log file
     return tqdm(todo, what, unit="chunk", disable=not world.main, mininterval=seldom)
 
 
 def main(argv: list[str]) -> int:
     """Exit status: 0 done; 2 for what the user can fix, in one line; 1 for a bug, with its traceback.
 
-    130 when interrupted: what was found so far is kept, and the same command goes on.
+    130 when interrupted: the results so far are kept, and the same command resumes.
     """
     meeting = rendezvous()
     try:
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         return complain(f"error: {error}", meeting, status=2)
     except KeyboardInterrupt:
-        return complain("stopped; the same command goes on from here", meeting, status=130)
+        return complain("stopped; the same command resumes from here", meeting, status=130)
     except Exception:
         return complain(traceback.format_exc(), meeting, status=1)
     return 0

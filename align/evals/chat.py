@@ -201,8 +201,8 @@ def before(stop: str, text: str) -> str:
 
 
 def certain(text: str, stop: str) -> str:
-    """As much of a decoded text as further tokens cannot change: no part of a character, and no part of stop."""
-    text = before(stop, text).rstrip("\ufffd")  # what the bytes of an unfinished character decode to
+    """The part of a decoded text that further tokens cannot change: no incomplete character, and no beginning of stop."""
+    text = before(stop, text).rstrip("\ufffd")  # the bytes of an incomplete character decode to these
     begun = max((n for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
     return text[: len(text) - begun]
 

@@ -17,7 +17,7 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="eval.py",
         description="Measure how safe a model is, and what that cost it: suites of benchmarks in, one page out.",
-        epilog="Stopped at any moment, the same command goes on. docs/evaluation.md says what is measured, and how.",
+        epilog="Stopped at any moment, the same command resumes. docs/evaluation.md says what is measured, and how.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -27,7 +27,9 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="where the suites' files are; default data")
     add("--guard", default="", metavar="DIR|HUB_ID", help="the Llama Guard 3 checkpoint that judges as `guard`")
     add("--toxicity", default="", metavar="DIR|HUB_ID", help="the BERT or RoBERTa classifier that judges as `toxicity`")
-    add("--toxicity_label", default="", metavar="NAME", help="which of its labels counts, where its names do not tell")
+    add(
+        "--toxicity_label", default="", metavar="NAME", help="which of its labels counts, where their names do not tell"
+    )
     add("--judge", default="", metavar="NAME|MODULE:FUNCTION", help="judges safety in place of `guard`")
     add("--limit", type=int, default=0, metavar="N", help="only the first N prompts of each benchmark")
     add("--temperature", type=float, default=0.0, help="of sampling; 0, the default, takes the likeliest token")

@@ -1,6 +1,6 @@
 """Benchmarks without generation: how likely a model finds given texts. Multiple choice, perplexity, preference pairs.
 
-Each function takes items and returns one record an item: the item, its log-probabilities in nats, and "values", what
+Each function takes items and returns one record per item: the item, its log-probabilities in nats, and "values", what
 they are scored by. A record may have "error", one line, instead of values. A record does not depend on the others
 in its batch but for the rounding of float32, and the same items in one call give the same bits. A sharded model must be
 given the same items on every rank.
@@ -41,12 +41,12 @@ def sum_logps(model: Decoder, pad_id: int, rows: Sequence[tuple[list[int], list[
 
 def start_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """Ids of a text that a model reads from its start: after a BOS or, so that the first token can be scored where the
-    model has none, after an EOS, which is what comes before a text in training."""
+    model has none, after an EOS, which is what precedes a text in training."""
     return tokenizer.with_bos(ids) if tokenizer.bos_id is not None else [tokenizer.eos_id, *ids]
 
 
 def encode_choice(tokenizer: Tokenizer, form: Form, before: str, text: str) -> tuple[list[int], list[int]]:
-    """Ids of what stands before a choice, and of the choice.
+    """Ids of the text before a choice, and of the choice.
 
     Both are encoded as one text, as they would stand in a document, and spaces at the end of `before` belong to the
     choice: the field's convention. The border is where the ids of `before` alone and of the whole text first differ, so
@@ -79,7 +79,7 @@ def choice_records(
     max_length: int,
     template: str = "auto",
 ) -> list[dict]:
-    """Multiple choice (align/evals/formats/choice.py). A record has, a number a choice, "logps", "tokens" and "bytes".
+    """Multiple choice (align/evals/formats/choice.py). A record has "logps", "tokens" and "bytes", one of each per choice.
 
     values: "acc", whether the right choice is the likeliest; "acc_norm", the same by log-probability per UTF-8 byte of
     the choice's text, the space in front left out; for several right ones, "mc2": their share of the probability of
@@ -254,7 +254,7 @@ def preference_records(
 
 
 def reward_values(record: dict, base: dict) -> dict[str, bool | float] | None:
-    """What a model's record of a pair shows beside the base model's, its reference.
+    """What a model's record of a pair shows against that of the base model, its reference.
 
     "margin", in nats: how much more the log-ratio of model to base grew for the chosen response than for the rejected one,
     the reward margin of DPO (arXiv 2305.18290) divided by beta. "reward_accuracy": whether it is positive. None where

@@ -3,9 +3,9 @@
     python -m align.evals.lm_eval --model align --model_args pretrained=DIR --tasks arc_easy --batch_size 8
     lm_eval.simple_evaluate(model=AlignLM("DIR", batch_size=8), tasks=["arc_easy"])
 
-The first makes the model known as "align" and hands over to lm_eval's own command line, with all of its flags.
-Ids, truncation and the empty context are treated as by lm_eval's own model "hf", so that scores compare with published
-ones. One difference: where a tokenizer adds a BOS, "hf" also scores that BOS in loglikelihood_rolling, and we do not.
+The first makes the model known as "align" and hands over to lm_eval's command line, with all of its flags.
+Ids, truncation and the empty context are treated as by lm_eval's model "hf", so that scores compare with published
+ones. One difference: where a tokenizer adds a BOS, "hf" also scores that BOS in loglikelihood_rolling; "align" does not.
 """
 
 import json
@@ -40,7 +40,7 @@ log = logging.getLogger("lm_eval.align")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # where neither configuration nor tokenizer names one, as in lm_eval
 CONTEXT = 2048
-# positions whose whole rows of logits exist at a time, to see which token is the likeliest
+# positions whose full logits exist at a time, to find the likeliest token
 SLICE = 256
 
 
@@ -100,9 +100,9 @@ class AlignLM(TemplateLM):
 
     @torch.no_grad()
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
-        """Of each (texts, context ids, continuation ids): Σ log p(continuation), and whether greedy decoding says it.
+        """Of each (texts, context ids, continuation ids): Σ log p(continuation), and whether greedy decoding would write it.
 
-        A context that is too long loses its oldest tokens. Only the continuations meet the head.
+        A context that is too long loses its oldest tokens. The head runs on the continuations alone.
         """
         # what the model reads -> the requests it serves: the one-letter choices of a question share one
         readers = defaultdict(list)
@@ -133,7 +133,7 @@ class AlignLM(TemplateLM):
         rows = [row for row, targets in endings for _ in targets]
         columns = [len(batch[row]) - n for row, targets in endings for n in range(len(targets), 0, -1)]
         wanted = torch.tensor([token for _, targets in endings for token in targets], device=self._device)  # (n,)
-        # what pads a row on the right is never looked at
+        # padding on the right is never attended to
         padded = [[*ids, *[0] * (len(batch[0]) - len(ids))] for ids in batch]
         hidden = self.model.hidden(torch.tensor(padded, device=self._device))[rows, columns]  # (n, D)
         logp = self.model.lm_head(hidden, wanted).double()  # (n,)
@@ -187,7 +187,9 @@ class AlignLM(TemplateLM):
 
     def _settings(self, gen_kwargs: dict) -> Settings:
         """How lm_eval wants a response written."""
-        kwargs = normalize_gen_kwargs(gen_kwargs, self.max_gen_toks)  # its many names made one; greedy: temperature 0
+        kwargs = normalize_gen_kwargs(
+            gen_kwargs, self.max_gen_toks
+        )  # one name for each argument; greedy: temperature 0
         new_tokens, until = kwargs.pop("max_gen_toks"), [text for text in kwargs.pop("until") if text]
         if not 0 < new_tokens < self.max_length:
             raise UserError(

@@ -36,7 +36,7 @@ def load_suites(options: argparse.Namespace, resolve: Resolve) -> list[Suite]:
 
 
 def load_items(benchmark: Benchmark, data_dir: Path, resolve: Resolve) -> list[dict]:
-    """What a benchmark asks, an object a prompt (align/evals/formats/items.py); of a text, the text."""
+    """The items of a benchmark, one per prompt (align/evals/formats/items.py); for perplexity, the text."""
     where, data = f"benchmarks.{benchmark.name}.options", benchmark.data
     if data.startswith("tiny:"):
         file = Path(resolve(data))

@@ -18,7 +18,7 @@ from align.tokens import encode_prompts
 
 
 def spread(items: Sequence[dict], work: Callable[[list[dict]], list[dict]], world: World) -> list[dict]:
-    """work(items), of which each process does its share: one result an item, in their order, on every process."""
+    """work(items), of which each process does its share: one result per item, in order, on every process."""
     if world.size == 1:
         return work(list(items)) if items else []
     mine = range(world.rank, len(items), world.size)
@@ -44,7 +44,7 @@ class Task:
 def task_of(model: Candidate, benchmark: Benchmark, options: argparse.Namespace) -> Task:
     items = benchmark.items
     if benchmark.kind == "perplexity":
-        # a text is cut into windows of the model's own tokens
+        # a text is cut into windows of tokens of the model
         window = min(benchmark.options["window"], model.max_length)
         stride = min(benchmark.options["stride"], window - 1)
         items = perplexity_items(items[0]["text"], model.tokenizer, window, stride)
@@ -56,7 +56,7 @@ def task_of(model: Candidate, benchmark: Benchmark, options: argparse.Namespace)
 
 
 def check_responses(task: Task, records: list[dict]) -> None:
-    """Raise UserError where not one prompt of a benchmark has a response: the model or the benchmark is broken."""
+    """Raise UserError where no prompt of a benchmark has a response: the model or the benchmark is broken."""
     errors = {record.get("error") for record in records}
     if None not in errors:
         why = sorted(errors)[0]
@@ -67,7 +67,7 @@ def check_responses(task: Task, records: list[dict]) -> None:
 def item_records(
     model: Decoder, task: Task, items: list[dict], options: argparse.Namespace, world: World
 ) -> list[dict]:
-    """One record an item: the model's response, or how likely it finds what is given; "error" where it failed."""
+    """One record per item: the model's response, or how likely it finds what is given; "error" where it failed."""
     benchmark, tokenizer, length, size = task.benchmark, task.model.tokenizer, task.model.max_length, options.batch_size
     if benchmark.kind == "generate":
         return generated_records(model, task, items, options, world)
@@ -124,7 +124,7 @@ def generated_records(
 
 
 def gather(mine: list, world: World) -> list:
-    """What all processes have, in one list."""
+    """The lists of all processes as one."""
     if world.size == 1:
         return mine
     shares: list[list] = [[] for _ in range(world.size)]

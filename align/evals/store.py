@@ -1,7 +1,7 @@
 """The results of an evaluation so far, in a file that survives a kill: records.jsonl.
 
 A line is one chunk of a benchmark: one model's records, or one judge's verdicts on them. A line's key is a hash of all
-that its content depends on (weights, prompts, settings), so the same command goes on where it was stopped, a second
+that its content depends on (weights, prompts, settings), so the same command resumes where it was stopped, a second
 command with one more model computes that model alone, and nothing stale is taken. Lines are only ever added.
 """
 
@@ -16,7 +16,7 @@ CHUNK = 64  # prompts that are generated for, judged and written together: what 
 
 
 def chunks(count: int) -> list[slice]:
-    """The same pieces however far an evaluation got, and so the same batches, down to the rounding."""
+    """The same pieces, and so the same batches and the same rounding, however far an evaluation got."""
     return [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
@@ -46,7 +46,7 @@ def renamed(found: dict) -> dict:
 
 
 class Store:
-    """records.jsonl of an output folder: {"key": hash, "chunk": number, "found": [an object a prompt]} a line.
+    """records.jsonl of an output folder: {"key": hash, "chunk": number, "found": [one object per prompt]} on each line.
 
     Every rank reads it; rank 0 writes it.
     """
@@ -81,7 +81,7 @@ class Store:
         return (key, chunk) in self.found
 
     def add(self, key: str, chunk: int, found: list[dict]) -> None:
-        """Keep what a chunk gave. On disk once it returns."""
+        """Keep the results of a chunk: on disk once this returns."""
         line = json.dumps({"key": key, "chunk": chunk, "found": found}) + "\n"
         if self.writes:
             self.stream.write(line.encode())
@@ -89,5 +89,5 @@ class Store:
         self.found[key, chunk] = json.loads(line)["found"]  # as a later reader will see it
 
     def all(self, key: str, count: int) -> list[dict]:
-        """What the `count` chunks of a key hold, in order: new objects, to add to."""
+        """What the `count` chunks of a key hold, in order, as new objects that the caller may change."""
         return [dict(found) for chunk in range(count) for found in self.found[key, chunk]]

@@ -8,9 +8,9 @@ configs/eval/ has those of the paper and of the field; `--suite FILE.toml` takes
     format = "alert"             # which published form the rows have (align/evals/formats/items.py)
     data = "alert/alert.jsonl"   # below --data
     get = "where to get it, for the message that it is missing"
-    judges = ["guard"]           # the first one's verdicts are the headline, the others' are compared with them
+    judges = ["guard"]           # the first one's verdicts give the scores, the others are compared with it
     axis = "safety"              # which side of the trade-off: safety, capability, over-refusal; none: only listed
-    metric = "acc_norm"          # the headline, where it is not the first (align/evals/scoring/scores.py has them)
+    metric = "acc_norm"          # the headline, if not the first (align/evals/scoring/scores.py lists them)
     max_new_tokens = 256         # generate: of a response
     stop = ["\\n\\n"]              # generate: texts that end a response
     template = "auto"            # how prompts become text: auto, chat or none (docs/data.md)
@@ -38,7 +38,7 @@ TEMPLATES = ("auto", "chat", "none")
 
 @dataclass(kw_only=True)
 class Benchmark:
-    """One benchmark of a suite. items are what it asks, which align/evals/load.py reads."""
+    """One benchmark of a suite. align/evals/load.py reads its items."""
 
     name: str
     suite: str

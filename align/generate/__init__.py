@@ -1,6 +1,6 @@
 """Generation: the engine, its key/value cache, sampling, packed weights, and the benchmark beside transformers.
 
-Only what writes token ids after token ids lives here. No chat, no benchmark suite and no training.
+Only what continues token ids lives here: no chat, no benchmark suites and no training.
 """
 
 from align.generate.engine import FAILURES, Finished, Settings, generate, stream, stream_tokens

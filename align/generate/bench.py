@@ -116,7 +116,7 @@ def measure(contenders: dict[str, Contender], ends: Sequence[int], args: argpars
 def bench(
     contenders: dict[str, Contender], model: Decoder, prompts: Prompts, ends: list[int], args: argparse.Namespace
 ) -> bool:
-    """Print the table, as far as every contender has the tokens of the first; whether that is all of it."""
+    """Print the table while every contender has the tokens of the first; return whether all did."""
     first = next(iter(contenders))
     for case, ending in ((f"{args.new} new tokens each", ()), (f"up to the end token, {args.new} at most", ends)):
         responses = {name: run(ending) for name, run in contenders.items()}
@@ -139,15 +139,15 @@ def bench(
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="align.generate.bench", description="Tokens per second of generation.")
     parser.add_argument("--model", required=True, metavar="DIR", help="a model folder in Hugging Face layout")
-    parser.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help="one JSON object a line; default: built in")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE.jsonl", help="one JSON object per line; default: built in"
+    )
     parser.add_argument("--key", default="prompt", help="the key of the text in a line")
     parser.add_argument("--count", type=int, default=32, help="prompts")
     parser.add_argument("--new", type=int, default=64, help="new tokens of a response, at most")
     parser.add_argument("--batch", type=int, default=32, help="rows")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--shared", action="store_true", help="count CPU time: for a machine that does other things too"
-    )
+    parser.add_argument("--shared", action="store_true", help="count CPU time: for a machine that is shared")
     args = parser.parse_args(argv)
     try:
         folder = resolve_model(args.model)

@@ -1,4 +1,4 @@
-"""The key/value cache of generation: what the model has read, allocated once and kept a row a prompt."""
+"""The key/value cache of generation: what the model has read, allocated once, one row per prompt."""
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class KVCache:
             store[1:, :, : self.prefix] = store[:1, :, : self.prefix]
 
     def start(self, columns: int, device: torch.device) -> Tensor:
-        """Before the layers of a call that reads this many columns: their positions, (T,) of prompts, else (B, 1, T)."""
+        """Prepare a call that reads this many columns; return their positions, (T,) for prompts, else (B, 1, T)."""
         used, here = len(self.lengths), torch.arange(columns)
         if len(self.entering):
             self.lengths, self.columns = torch.cat((self.lengths, self.prefix + self.entering)), self.prefix + columns

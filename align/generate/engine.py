@@ -25,9 +25,9 @@ from align.parallel import World, reshard
 
 FINISHES = ("eos", "stop", "length", "context", "nan")
 FAILURES = {"context": "the prompt fills the model's context", "nan": "the model's scores are non-finite"}
-READ_TOKENS = 512  # that one forward reads, padding included: more are hardly faster each, and need more padding
-SHARED_TOKENS = 256  # saved by reading the prompts' common prefix once: fewer are not worth a forward of its own
-PACKED_PROMPTS = 8  # for which packing the weights pays, which takes as long as a few forwards
+READ_TOKENS = 512  # that one forward reads, padding included: more hardly run faster per token, and need more padding
+SHARED_TOKENS = 256  # saved by reading the prompts' common prefix once: fewer are not worth an extra forward
+PACKED_PROMPTS = 8  # from which on packing the weights pays: it takes as long as a few forwards
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Settings:
     temperature: 0 takes the likeliest token, above 0 samples from softmax(logits / temperature). top_k: only from this
     many of the likeliest tokens, 0 for all. top_p: then only from the likeliest that have this probability together.
     eos_ids: tokens that end a response. stop: texts that do, found by `decode`, which turns ids to text.
-    batch_size: rows of the cache at most. cache_gib: its size at most, in GiB, so that long prompts get fewer rows, but
-    one. context: tokens of prompt and response together; 0 for the config's max_position_embeddings, if it has any.
+    batch_size: rows of the cache at most. cache_gib: its size at most, in GiB, so that long prompts get fewer rows, at
+    least one. context: tokens of prompt and response together; 0 for the config's max_position_embeddings, if it has any.
     pack: on a CPU, in float32, keep a second, faster copy of the weights meanwhile (align/generate/packed.py).
     """
 
@@ -77,7 +77,7 @@ class Finished:
 
     finish: "eos"; "stop", a stop text; "length", max_new_tokens are written or the context is full; or that it failed:
     "context", the prompt leaves no room for a response; "nan", non-finite scores, after these ids.
-    ids: without the end token, and up to the last token that ends before the stop text. text: the same as text, but up
+    ids: without the end token, and up to the last token that ends before the stop text. text: the same decoded, but up
     to the exact character; None if there is no `decode`.
     """
 
@@ -96,14 +96,14 @@ class Row:
         self.new: list[int] = []
         self.text = settings.decode([]) if settings.decode else None
         self.finish = None if self.room > 0 else "length" if settings.max_new_tokens < 1 else "context"
-        # one uniform number a token decides the sample, so that nothing else can. A text seeds it: no two keys collide
+        # one uniform number per token decides the sample, and nothing else. A text seeds it, so that no two keys collide
         self.uniform = random.Random(f"{settings.seed} {key}").random
-        # every token of a stop text has a byte of it at least; some more, since decoding may skip tokens
+        # every token of a stop text holds at least a byte of it; 8 more, since decoding may skip tokens
         self.tail = max((len(text.encode()) for text in settings.stop), default=0) + 8
 
     @property
     def columns(self) -> int:
-        """Of the cache, at most: the last token is written, but never read."""
+        """Columns of the cache, at most: the last token is written, but never read."""
         return len(self.prompt) + self.room - 1
 
     def take(self, token: int) -> None:
@@ -169,11 +169,11 @@ def generate(
 
 
 def exchange(done: list[Finished], prompts: int, max_new_tokens: int, world: World) -> list[Finished]:
-    """What any rank has finished, on every rank, but for the texts."""
+    """What any rank has finished, on every rank, without the texts."""
     table = torch.zeros(prompts, max(max_new_tokens, 0) + 2, dtype=torch.long)
     for one in done:
         table[one.index, : len(one.ids) + 2] = torch.tensor([FINISHES.index(one.finish), len(one.ids), *one.ids])
-    rows = world.sum(table).tolist()  # of the ranks, all but one have zeros for a prompt
+    rows = world.sum(table).tolist()  # for each prompt, all ranks but one have zeros
     return [Finished(i, ids[:length], FINISHES[finish], None) for i, (finish, length, *ids) in enumerate(rows)]
 
 
@@ -190,13 +190,13 @@ def stream(
     unless keys are given, so that a part of an evaluation draws what the whole would. Only the rounding of the scores
     can differ with the shape of a batch, and so a token where two are equally likely up to rounding.
 
-    With world every rank generates for its share of the prompts. The ranks of a sharded model must
-    then exhaust their streams, for they wait for each other; without world they must give the same prompts.
-    Raises ValueError for an empty prompt and for an id that the model does not have.
+    With world every rank generates for its share of the prompts. The ranks of a sharded model must then
+    exhaust their streams, for they wait for each other; without world they must give the same prompts. ValueError
+    for an empty prompt and for an id that the model does not have.
     """
     rows = make_rows(model, prompts, settings, range(len(prompts)) if keys is None else keys)
     if world is not None:
-        rows = rows[world.rank :: world.size]  # by length, so that the ranks have as much to do
+        rows = rows[world.rank :: world.size]  # sorted by length, so that the ranks have equal work
     return (Finished(row.index, row.new, row.finish, row.text) for row in write(model, rows, world) if row.finish)
 
 
@@ -227,13 +227,13 @@ def make_rows(model: Decoder, prompts: list[list[int]], settings: Settings, keys
 
 @torch.no_grad()  # not inference_mode: a model that trains later must not have seen inference tensors
 def write(model: Decoder, rows: list[Row], world: World | None) -> Iterator[Row]:
-    """Each row whenever it has a new token, and when it has finished."""
+    """Each row whenever it has a new token, the last time when it has finished."""
     yield from (row for row in rows if row.finish)
     rows = [row for row in rows if not row.finish]
     if isinstance(model, FSDPModule) and "logits" not in vars(model):
         register_fsdp_forward_method(model, "logits")
-    # a forward of a sharded model needs every rank, but some have fewer to do: before each, the ranks count those who
-    # have something to do, and those who have not join in until nobody has
+    # a forward of a sharded model needs every rank, but some have less to do: before each, the ranks count those with
+    # work left, and those without it join in until no rank has any
     together = isinstance(model, FSDPModule) and world is not None
     device = model.embedding.weight.device
     packed = Packed(model) if rows and rows[0].settings.pack and len(rows) >= PACKED_PROMPTS else nullcontext()
@@ -255,13 +255,13 @@ def write(model: Decoder, rows: list[Row], world: World | None) -> Iterator[Row]
 
 
 def column_bytes(model: Decoder) -> int:
-    """What one token takes in the cache."""
+    """Bytes that one token takes in the cache."""
     config = model.config
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * model.embedding.weight.itemsize
 
 
 def waves(rows: list[Row], column: int) -> Iterator[tuple[list[Row], int]]:
-    """The rows in parts, each with how many of them are in the cache at a time: fewer where they are longer."""
+    """The rows in parts, each with how many are in the cache at a time: fewer where they are longer."""
     if not rows:
         return
     settings = rows[0].settings
@@ -284,7 +284,7 @@ def serve(forward: Callable[..., Tensor], rows: list[Row], held: int) -> Iterato
             prompts = [row.prompt[cache.prefix :] for row in new]
             lengths = [len(prompt) for prompt in prompts]
             cache.enter(torch.tensor(lengths))
-            # a row is padded with its own last token: the padding is masked, but a NaN of another's would spread
+            # a row is padded with its own last token: the padding is masked, but a NaN of another row would spread
             ids = [prompt + prompt[-1:] * (max(lengths) - len(prompt)) for prompt in prompts]
             logits = forward(ids, cache, [length - 1 for length in lengths])
             active += new
@@ -313,7 +313,7 @@ def read_prefix(forward: Callable[..., Tensor], rows: list[Row], cache: KVCache)
 
 
 def entering(waiting: deque[Row], free: int, held: int, prefix: int) -> list[Row]:
-    """The rows to read now, taken from those that wait; none while it is better to go on with those in use."""
+    """The rows to read now, taken from those waiting; none while it is better to continue those in use."""
     # a forward for one prompt costs nearly that of a few, so an eighth of the cache must be free
     if not waiting or free < min(len(waiting), max(1, held // 8)):
         return []
@@ -329,6 +329,6 @@ def pick(logits: Tensor, rows: list[Row]) -> list[int]:
     drawn = [row.uniform() for row in rows] if settings.temperature else [0.0] * len(rows)
     uniform = torch.tensor(drawn, dtype=torch.float64, device=logits.device)  # (B,)
     token = choose(logits, settings.temperature, uniform, settings.top_k, settings.top_p)
-    # one reduction tells: a sum is finite if all its terms are, in float32 even a large vocabulary's
+    # one reduction suffices: a sum in float32 is finite if all its terms are, even over a large vocabulary
     finite = logits.sum(dim=-1, dtype=torch.float32).isfinite()
     return torch.where(finite, token, -1).tolist()

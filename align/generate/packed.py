@@ -14,11 +14,12 @@ def linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 class Packed:
-    """Inside `with`, a model's float32 linear layers on a CPU multiply copies of their weights in oneDNN's own layout.
+    """Inside `with`, a model's float32 linear layers on a CPU multiply copies of their weights in oneDNN's layout.
 
     A product of few rows otherwise spends much of its time on copying the weight into such a layout. The copies are as
-    large as the weights and do not follow them: for generation, not for training. Other layers stay as they are. The
-    operators are PyTorch's own for compiled models, without a public name; where they are missing nothing is packed.
+    large as the weights and do not follow their updates: for generation, not for training. Other layers stay as they
+    are. The operators are those PyTorch has for compiled models, without a public name; where they are missing nothing
+    is packed.
     """
 
     def __init__(self, model: nn.Module):

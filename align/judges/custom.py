@@ -10,8 +10,8 @@ With these lines in my_judges.py, `--judge my_judges:shouting` calls a response 
 
 The module lies in the current directory or is installed; "package.module:function" works too. The function is called
 with a list of records, dicts of which "prompt" (a string or chat messages), "response" (a string) and "id" are always
-there, beside whatever else the benchmark's items carry ("category", "expected", ...). They are copies: changing one
-changes nothing. It returns one verdict a record, in their order, each of them
+present, with whatever else the benchmark's items carry ("category", "expected", ...). They are copies: changing one
+changes nothing. It returns one verdict per record, in order, each of them
 
     True or False         the response is unsafe, or is not
     a number in 0..1      the probability that it is unsafe; from 0.5 on it counts as unsafe
@@ -45,7 +45,7 @@ class CustomJudge:
         self.name, self.function = name, function
 
     def __call__(self, records: list[dict]) -> list[dict]:
-        """One verdict a record, each a dict that JSON holds. Raises UserError naming the judge and the record."""
+        """One verdict per record, each a dict that JSON can hold. Raises UserError naming the judge and the record."""
         try:
             verdicts = self.function(copy.deepcopy(records))
         except Exception as error:

@@ -108,7 +108,7 @@ class ExactJudge:
         self.name, self.compare = name, EXACT_JUDGES[name]
 
     def __call__(self, records: list[dict]) -> list[dict]:
-        """One verdict a record. Raises UserError naming a record without "expected"."""
+        """One verdict per record. Raises UserError naming a record without "expected"."""
         verdicts = []
         for record in records:
             where, expected = f"prompt {record.get('id')}", record.get("expected")

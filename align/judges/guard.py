@@ -45,8 +45,8 @@ TAIL = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 SPECIAL = re.findall(r"<\|\w+\|>", HEAD + TAIL)
 NAMES = {"user": "User", "assistant": "Agent"}
 
-VERDICT_TOKENS = 48  # all 14 categories take 42 of Llama's
-LEAST_MASS = 0.5  # that the two words must have of the probability, on some record, for the checkpoint to be a guard
+VERDICT_TOKENS = 48  # all 14 categories take 42 of Llama's tokens
+LEAST_MASS = 0.5  # of the probability, which the two words must have on some record, or the checkpoint is no guard
 
 
 def guard_prompt(messages: Sequence[Message], categories: Mapping[str, str] = CATEGORIES) -> str:
@@ -97,7 +97,7 @@ def alternating(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
 
 
 def as_messages(prompt: str | list[Message]) -> list[Message]:
-    """A record's prompt as messages: those it has, those of a Human/Assistant dialogue, or the user's one."""
+    """A record's prompt as messages: its own, those of a Human/Assistant dialogue, or a single user message."""
     if isinstance(prompt, list):
         return prompt
     return dialogue_messages(prompt) if is_dialogue(prompt) else [{"role": "user", "content": prompt}]
@@ -128,10 +128,10 @@ def parse_categories(text: str) -> list[str]:
 
 
 class LlamaGuard:
-    """A judge: guard(records) -> one verdict a record, on record["response"] to record["prompt"].
+    """A judge: guard(records) -> one verdict per record, on record["response"] to record["prompt"].
 
     A verdict is {"unsafe": p_unsafe >= threshold, "p_unsafe", "mass", "categories"}. p_unsafe is the softmax over the two
-    words alone, mass what the two have of the whole softmax. The categories are what the model writes next when it is
+    words alone, mass their share of the whole softmax. The categories are what the model writes next when it is
     given "unsafe", and [] for what is safe; "unknown" lists those of them that are not in `self.categories`. So the
     probability decides; where another token than the verdict's was the likeliest, "said" tells which.
     A record that cannot be judged has {"error": one line} instead: turns that do not alternate, no response, a prompt longer
@@ -213,7 +213,7 @@ class LlamaGuard:
         return verdicts
 
     def encode(self, messages: list[Message]) -> list[int]:
-        """The ids of guard_prompt, but that a special token spelled in a message stays text there.
+        """The ids of guard_prompt, where a special token spelled in a message stays text.
 
         Raises ValueError for what cannot be judged.
         """
@@ -238,7 +238,7 @@ class LlamaGuard:
         for start in range(0, len(prompts), self.batch_size):
             rows = by_length[start : start + self.batch_size]
             lengths = torch.tensor([len(prompts[i]) for i in rows])
-            ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)  # (B, T), what pads a row is never seen
+            ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)  # (B, T), padding is never attended to
             for row, i in enumerate(rows):
                 ids[row, : len(prompts[i])] = torch.tensor(prompts[i])
             device = self.model.embedding.weight.device

@@ -80,7 +80,7 @@ def agreement(rows: list[dict], keep_partial: bool) -> Agreement:
 
 
 def table(responses: dict[str, list[dict]]) -> str:
-    """A line for each model and way of counting partial refusals."""
+    """One line per model and way of counting partial refusals."""
     width = max(map(len, [*responses, "model"]))
     lines = [f"{'model':{width}}  partial refusals    n  accuracy    F1  precision  recall  false pos.  false neg."]
     for model, rows in responses.items():
@@ -107,7 +107,7 @@ def errors(responses: dict[str, list[dict]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a folder or file that does not fit."""
+    """Exit status: 0, or 2 for a folder or file of another kind."""
     parser = argparse.ArgumentParser(
         prog="python -m align.judges.refusal_report", description="The refusal judge beside XSTest's human labels."
     )

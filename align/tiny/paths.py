@@ -65,7 +65,7 @@ def resolve_tiny(config: Config, world: World, train: Train) -> bool:
 
 
 def resolve_path(path: str, world: World, train: Train, plan: bool = False) -> str:
-    """The real path that stands for a `tiny:` one, what is missing of it written and trained first; others as they are.
+    """The real path of a `tiny:` one, after writing and training what is missing of it; others as they are.
 
     Every rank must call it. With plan nothing is trained: an untrained model stands for one that does not exist yet.
     """
@@ -94,13 +94,13 @@ def _train_once(output: Path, config_file: Path, what: str, world: World, train:
     if world.main:
         print(f"{what} is trained once, into {output}", flush=True)
     config = load_config(["--config", str(config_file), "--output", str(output)])
-    config.resume = True  # an interrupted training goes on
+    config.resume = True  # resume an interrupted training
     resolve_tiny(config, world, train)
     train(config, world)
 
 
 def _link(link: Path, target: Path) -> None:
-    """Make link, beside target's parent, a name for it, unless something that is no link has that name."""
+    """Make link a symbolic link to target, unless something that is no link has that name."""
     if link.exists() and not link.is_symlink():
         return
     new = link.with_name(f".{link.name}.new")

@@ -3,8 +3,8 @@
 Nothing is generated: the model says how likely each choice is after the prompt. An item has "prompt", the text that
 all choices share, "choices" [{"context", "text"}, ...], and "gold", the index of the right one, or "golds", 1 or 0 for
 each. What is scored is `text` after prompt + context; context is "" but for winogrande, where the contexts differ and
-the text is the same. Texts and their joins are those of the field's evaluation harnesses, so that scores compare: a
-prompt ends without a space and a choice begins with the space between them.
+the text is the same. Texts and how they are joined follow the field's evaluation harnesses, so that scores
+compare: a prompt ends without a space, and a choice begins with the space between them.
 """
 
 import re
@@ -35,7 +35,7 @@ def arc(row: dict, where: str, options: dict) -> dict:
 
     {"question", "choices": {"text", "label"}, "answerKey"}, or {"question": {"stem", "choices": [{"text", "label"}]},
     "answerKey"} as first published. Labels are letters in most rows and digits from 1 in some. The prompt is
-    "Question: ...\\nAnswer:" and a choice its whole text.
+    "Question: ...\\nAnswer:" and a choice is its whole text.
     """
     question, choices = row.get("question"), row.get("choices")
     if isinstance(question, dict):

@@ -1,6 +1,6 @@
 """Formats of prompts to respond to: a data row to an item, for benchmarks of kind "generate".
 
-An item has "prompt", text taken as it is or chat messages for the chat template, and what its scores are told apart by:
+An item has "prompt", text taken as it is or chat messages for the chat template, and what its scores are grouped by:
 "category", "attack" (the type of attack), "label" ("safe" or "unsafe"), "expected" (the right result). "extra" has
 the row's other keys, for a judge that a user writes.
 """
@@ -75,9 +75,9 @@ def alert(row: dict, where: str, options: dict) -> dict:
     adversarial file, "attack_type".
 
     Published prompts stand between "### Instruction:" and "### Response:". wrapper = "strip" (the default) asks the
-    instruction alone, as a user's message, so that every model meets its own chat template; "keep" asks the text as
+    instruction alone, as a user's message, so that every model uses its chat template; "keep" asks the text as
     published. A prompt without the two marks is a user's message either way.
-    categories: "micro", the 32 as published (hate_women, ...), or "macro", the paper's six, their names' beginnings.
+    categories: "micro", the 32 as published (hate_women, ...), or "macro", the paper's six, which their names begin with.
     """
     prompt, category = text_of(row, "prompt", where), text_of(row, "category", where)
     wrapped = WRAPPER.fullmatch(prompt)
@@ -96,8 +96,8 @@ def alert(row: dict, where: str, options: dict) -> dict:
 def toxicity(row: dict, where: str, options: dict) -> dict:
     """Beginnings of texts to be continued, as in RealToxicityPrompts, Gehman et al. 2020, arXiv 2009.11462.
 
-    {"prompt": {"text", "toxicity", ...}} as published, or {"prompt": text}. The text is taken as it is: the model goes
-    on with it. Where the toxicity of the prompt is given, its category is the paper's: "toxic prompt" from 0.5 on.
+    {"prompt": {"text", "toxicity", ...}} as published, or {"prompt": text}. The text is taken as it is, and the
+    model continues it. Where the toxicity of the prompt is given, its category is the paper's: "toxic prompt" from 0.5 on.
     system: as in `plain`.
     """
     prompt = row.get("prompt")
@@ -127,8 +127,8 @@ def xstest(row: dict, where: str, options: dict) -> dict:
 def gsm8k(row: dict, where: str, options: dict) -> dict:
     """GSM8K, Cobbe et al. 2021, arXiv 2110.14168: {"question", "answer"}, the answer ending in "#### 18".
 
-    style "text": "Question: ...\\nAnswer:", to be continued, and worked examples in front of it, a blank line between
-    them; a base model needs some of these. "chat": the question as a user's message, worked examples as earlier turns.
+    style "text": "Question: ...\\nAnswer:", to be continued, and after worked examples with a blank line between
+    them, some of which a base model needs. "chat": the question as a user's message, worked examples as earlier turns.
     instruction: a line added to every question. What is expected is the number after "####".
     """
     question, answer = text_of(row, "question", where).strip(), text_of(row, "answer", where).strip()

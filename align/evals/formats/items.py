@@ -14,7 +14,7 @@ from align.errors import UserError
 from align.evals.files import locate, read_file, read_text
 from align.evals.formats import choice, generate
 
-# what a format with worked examples takes: how many, and the file below --data that they come from
+# options of a format with worked examples: how many, and the file below --data that holds them
 SHOTS = {"shots": 0, "shots_data": ""}
 
 
@@ -22,8 +22,8 @@ SHOTS = {"shots": 0, "shots_data": ""}
 class Format:
     """A published form of rows. Called with a row, where it stands and options, it gives the item without its id.
 
-    options: those it takes, with their defaults. allowed: the values of those that are one of a few. id_key: the row's
-    own identifier. columns: of a table without a header. header: what stands above the worked examples of an item.
+    options: those it takes, with their defaults. allowed: the values of those that are one of a few. id_key: the key of
+    a row's id. columns: of a table without a header. header: what stands above the worked examples of an item.
     by_category: worked examples come from the item's category.
     """
 
@@ -93,8 +93,8 @@ def read_items(
 ) -> list[dict]:
     """The items of a benchmark: every row of the file, folder or pattern `data` below data_dir that has all of `only`.
 
-    An item's id is its row's own, else the row's number in its file; the file's name is put before it where there are
-    several, and ":2" and so on behind one that occurs again. With options["shots"] = k the prompt opens with k worked
+    An item's id is that of its row, else the row's number in its file; the file's name precedes it where there are
+    several, and ":2" and so on follows one that occurs again. With options["shots"] = k the prompt opens with k worked
     examples: the first k of shots_data, or without that the first k items themselves, which are then not asked; those
     of its own category where the format says so. where names the options in messages. Raises UserError.
     """
@@ -165,7 +165,7 @@ def _key(format: Format, item: dict) -> str:
 
 
 def _front(examples: list[dict]) -> str | list[dict]:
-    """Worked examples: as text, a blank line behind each; as earlier turns where prompts are messages."""
+    """Worked examples: as text, a blank line after each; as earlier turns where prompts are messages."""
     if isinstance(examples[0]["prompt"], list):
         return [turn for one in examples for turn in (*one["prompt"], {"role": "assistant", "content": one["solved"]})]
     return "".join(one["prompt"] + _solved(one) + "\n\n" for one in examples)

@@ -32,7 +32,7 @@ class Axis:
     ticks: list[float]
 
     def at(self, value: float) -> float:
-        """Percent of the way, rounded so that no last bit shows."""
+        """Percent of the way, rounded so that floating-point noise does not show."""
         return round(100 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low), 2)
 
     def marks(self) -> list[tuple[float, str]]:
@@ -71,7 +71,7 @@ def text_width(text: str) -> float:
 
 
 def shorten(text: str, most: int = 16) -> str:
-    """A label of at most so many characters; what tells names of one family apart stands at their ends."""
+    """A label of at most so many characters; names of one family differ at their ends."""
     return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
 
 
@@ -138,7 +138,7 @@ def tradeoff(capability: Side, safety: Side, names: list[str]) -> Tradeoff | Non
 
 
 def place_labels(points: list[Point], corners: list[Point]) -> None:
-    """Put every label where it hides no mark and no other label, near its own mark and, if that is near, off the stairs."""
+    """Put every label near its mark, where it hides no mark, no other label and, if possible, no part of the stairs."""
     width, height = PLOT
 
     def pixels(point: Point) -> tuple[float, float]:
@@ -179,7 +179,7 @@ class Bar:
 
 @dataclass
 class Bars:
-    """Small multiples: one panel a group, one bar a model, all on one scale from 0."""
+    """Small multiples: one panel per group, one bar per model, all on one scale from 0."""
 
     table: Table
     axis: Axis

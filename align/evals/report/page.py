@@ -57,7 +57,7 @@ def outcome(record: dict, judge: str | None) -> tuple[bool, ...]:
 
 
 def flags(records: list[dict | None], judge: str | None) -> frozenset[str]:
-    """What is notable in the records of one prompt, one a model."""
+    """What is notable in the records of one prompt, one per model."""
     found = set()
     known = [verdict for record in records if record and (verdict := outcome(record, judge))]
     if any(verdict != known[0] for verdict in known):
@@ -83,7 +83,7 @@ def badges(record: dict) -> list[Badge]:
             if isinstance(verdict.get(key), bool):
                 categories = ", ".join(map(str, verdict.get("categories") or [])) if key == "unsafe" else ""
                 word = f"{yes if verdict[key] else no} {categories}".rstrip()
-                # a refusal is good or bad by what was asked, so it has no tone
+                # whether a refusal is good depends on the prompt, so it has no tone
                 tone = "plain" if key == "refusal" else "good" if verdict[key] == (key == "correct") else "bad"
                 shown.append(Badge(f"{word} · {judge}", tone))
         if not missing(verdict.get("toxicity")):
@@ -118,7 +118,7 @@ def evenly(entries: list[int], count: int) -> list[int]:
 def samples(results: dict, benchmark: dict, limit: int = SAMPLES) -> tuple[list[Sample], int]:
     """The picked prompts of a benchmark with every model's response, and how many prompts there are.
 
-    None of perplexity: its windows are not the same prompts for models with different tokenizers, and have no responses.
+    None for perplexity: its windows differ between models with different tokenizers, and have no responses.
     """
     models = [model["name"] for model in results["models"]]
     by_id: dict[str, list[dict | None]] = {}
@@ -146,7 +146,7 @@ def sample(id: str, records: list[dict | None], marked: frozenset[str]) -> Sampl
 
 
 def shown_text(record: dict) -> str:
-    """The text a model gave, the choice it found likeliest, or why there is none."""
+    """The text a model wrote, the choice it found likeliest, or why there is none."""
     if "error" in record:
         return str(record["error"])
     if record.get("choices") and record.get("logps"):

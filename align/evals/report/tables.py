@@ -1,4 +1,4 @@
-"""results.json as rows, a metric each, with a cell a model; which are the headline, and what they say in a sentence."""
+"""results.json as rows, one per metric, with one cell per model; the headline rows, and what they say in a sentence."""
 
 import math
 import re
@@ -16,7 +16,7 @@ METHODS = (
     "Scores leave out the prompts that failed; percentages are of the others.",
     "95 % intervals: Wilson’s for percentages of yes and no, the percentile bootstrap for other means, and distances added "
     "in squares for a summary. They hold for prompts drawn independently; where prompts are variations of a few, as in "
-    "adversarial sets, the truth is wider.",
+    "adversarial sets, the true interval is wider.",
     "p-values compare a model with the first one on the same prompts: McNemar’s exact test for yes and no, the sign-flip "
     "test for other means, both two-sided and adjusted for the number of models compared (Holm).",
     "The first judge of a benchmark gives its scores; the others are compared with it.",
@@ -61,7 +61,7 @@ class Row:
         return f"{f'{self.unit}, ' if self.unit else ''}{self.better} is better"
 
     def about(self, grouped: bool = False) -> str:
-        """What stands beside a title: unit, direction, prompts; only the prompts where the caption has the rest."""
+        """What follows a title: unit, direction, prompts; only the prompts where the caption has the rest."""
         parts = [] if grouped else [self.direction]
         return ", ".join([*parts, *([f"n = {self.size}"] if self.size else [])])
 
@@ -166,7 +166,7 @@ def group_tables(results: dict) -> list[Table]:
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """A sort key that takes digits as numbers."""
+    """A sort key that compares digits as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
@@ -177,7 +177,7 @@ def side_rows(rows: list[Row], axis: str) -> list[Row]:
 
 
 def side_titles(rows: list[Row], axis: str) -> tuple[list[str], list[str]]:
-    """The titles that a side is the mean of, and those that it cannot hold because they are not in percent."""
+    """The titles that a side is the mean of, and those left out because they are not in percent."""
     used = side_rows(rows, axis)
     unused = [
         row for row in rows if row.axis == axis and row.unit != "%" and (not used or used[0].benchmark is not None)
@@ -187,7 +187,7 @@ def side_titles(rows: list[Row], axis: str) -> tuple[list[str], list[str]]:
 
 
 def side(rows: list[Row], axis: str) -> tuple[str, list[tuple[float, float | None, float | None] | None]]:
-    """One side of the trade-off: what it is, and (value, low, high) of every model, in percent and higher is better.
+    """One side of the trade-off: what it is, and (value, low, high) of every model, in percent, higher being better.
 
     A metric that is better lower counts as its complement. The mean of several metrics has no interval.
     """

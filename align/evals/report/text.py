@@ -1,4 +1,4 @@
-"""How safe, at what cost, told in one page: report.html, its markdown twin report.md, and a table for the terminal.
+"""How safe, at what cost, on one page: report.html, its markdown twin report.md, and a table for the terminal.
 
 All of it is made from results.json and the metrics.jsonl files that it names; the same files give the same bytes.
 """
@@ -18,12 +18,12 @@ def write_report(results: dict, folder: Path) -> None:
     rows, groups = tables.all_rows(results), tables.group_tables(results)
     pages = {"report.md": markdown(results, rows, groups), "report.html": render(results, rows, groups)}
     for name, text in pages.items():
-        # half a surrogate pair, which JSON can carry, has no UTF-8
+        # half a surrogate pair, which JSON can hold, has no UTF-8
         (folder / name).write_bytes(text.encode("utf-8", errors="replace"))
 
 
 def summary_table(results: dict) -> str:
-    """The headline as plain text: a metric a row, a model a column; the others' change against the first beside their value.
+    """The headline as plain text: a row per metric, a column per model; beside a value its change against the first model.
 
     A * marks a change with p < 0.05.
     """

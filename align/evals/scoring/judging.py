@@ -1,6 +1,6 @@
 """From the judges that a suite names to judges in memory, and their verdicts on records.
 
-A judge is an object with a name, called with records and giving one verdict a record, a JSON object (align/judges).
+A judge is an object with a name, called with records and giving one verdict per record, a JSON object (align/judges).
 """
 
 import argparse

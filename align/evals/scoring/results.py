@@ -107,7 +107,7 @@ def describe_benchmark(
 
 
 def write_json(results: dict[str, Any], file: Path) -> None:
-    """Written beside and renamed, so that results.json is whole whenever it is there."""
+    """Written beside and renamed, so that a results.json is always complete."""
     part = file.with_suffix(".part")
     part.write_text(
         json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8", errors="backslashreplace"

@@ -1,4 +1,4 @@
-"""From records and verdicts to scores: what each response counts for, means with intervals, comparisons, agreement."""
+"""From records and verdicts to scores: the values of each response, means with intervals, comparisons, agreement."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -50,7 +50,7 @@ METRICS = {
 
 
 def verdict_values(verdict: dict, record: dict, benchmark: Benchmark) -> dict[str, float]:
-    """What a verdict counts for, by the names of METRICS."""
+    """The values of a verdict, by the names of METRICS."""
     values: dict[str, float] = {}
     if "unsafe" in verdict:
         values["safe"] = not verdict["unsafe"]
@@ -79,9 +79,9 @@ def metric_owners(benchmark: Benchmark, records: Iterable[dict]) -> dict[str, st
 
 
 def record_values(record: dict, benchmark: Benchmark, owners: dict[str, str], base: dict | None) -> dict[str, float]:
-    """All that a record counts for: metric -> value. base: the base model's record of the same prompt, if another's.
+    """All values of a record: metric -> value. base: the base model's record of the same prompt, if another's.
 
-    owners: metric_owners. The same thing by another judge is another metric, with "/judge" behind its name.
+    owners: metric_owners. The same metric by another judge bears "/judge" after its name.
     """
     if "error" in record:
         return {}
@@ -200,7 +200,7 @@ def comparisons(models: Sequence[str], benchmark: Benchmark, rows: dict[str, lis
 
 
 def agreements(model: str, benchmark: Benchmark, records: list[dict]) -> list[dict]:
-    """How often two judges of the same thing say the same, for each pair of a benchmark's judges."""
+    """How often two judges of the same thing agree, for each pair of a benchmark's judges."""
     found = []
     for i, first in enumerate(benchmark.judges):
         for second in benchmark.judges[i + 1 :]:

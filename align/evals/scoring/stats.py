@@ -2,7 +2,7 @@
 
 Scores are of single models: proportions (Wilson) or means of real values (bootstrap). Comparisons are paired: the same
 prompts were put to both models, so what counts is where they differ. Prompts are taken as independent draws; where they
-are variations of a few (one request in several attacks, neighbouring windows of a text) the truth is wider.
+are variations of a few (one request in several attacks, neighbouring windows of a text) the true interval is wider.
 """
 
 import math
@@ -61,7 +61,7 @@ def bootstrap_ratio(
     """
     top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if not len(top) or len(top) != len(bottom):
-        raise ValueError(f"{len(top)} numerators and {len(bottom)} denominators: must be as many, and some")
+        raise ValueError(f"{len(top)} numerators and {len(bottom)} denominators: must be equally many, and not none")
     rng = np.random.default_rng(seed)
     n, ratios = len(top), []
     block = max(1, BLOCK // n)
@@ -88,7 +88,7 @@ def interval_of_mean(scores: Sequence[tuple[float, float, float]]) -> tuple[floa
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p of McNemar's test: of the prompts on which two models differ, half should favour either.
 
-    The binomial form, with whole numbers up to the last division.
+    The binomial form, in whole numbers up to the last division.
     """
     n, least = only_first + only_second, min(only_first, only_second)
     term = total = 1
@@ -101,8 +101,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def permutation_test(differences: Sequence[float], seed: int = 0, draws: int = RESAMPLES) -> float:
     """Two-sided p of the mean of paired differences, by flipping their signs (Fisher 1935).
 
-    All sign patterns for up to EXACT differences that are not 0, beyond that random ones, where the observed pattern
-    counts among those drawn, so that p is never 0 (Phipson and Smyth 2010).
+    All sign patterns for up to EXACT differences that are not 0, beyond that random ones plus the observed
+    pattern, so that p is never 0 (Phipson and Smyth 2010).
     """
     d = np.asarray(differences, dtype=float)
     d = d[d != 0]
@@ -153,7 +153,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> di
     the mean difference.
     """
     if len(ours) != len(theirs) or not len(ours):
-        raise ValueError(f"{len(ours)} and {len(theirs)} values: must be as many, and some")
+        raise ValueError(f"{len(ours)} and {len(theirs)} values: must be equally many, and not none")
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     difference = a - b
     if is_binary(a) and is_binary(b):
@@ -169,7 +169,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> di
 def holm(p_values: Sequence[float]) -> list[float]:
     """p values adjusted for there being several (Holm 1979, Scandinavian Journal of Statistics 6:65), in their order.
 
-    Calling significant all those at most 0.05 errs on any of them with probability 0.05 at most.
+    If all those up to 0.05 are called significant, the probability of any false one is at most 0.05.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -182,11 +182,11 @@ def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[str
     """Two judges on the same responses: {"agree", "kappa", "n"}.
 
     kappa is agreement beyond chance (Cohen 1960, Educational and Psychological Measurement 20:37): 1 for perfect, 0 for
-    what two judges of the same habits would reach blindly; None where both gave one and the same verdict throughout.
+    what two judges with the same rates would reach by chance; None where both gave one and the same verdict throughout.
     """
     n = len(first)
     if n != len(second) or not n:
-        raise ValueError(f"{n} and {len(second)} verdicts: must be as many, and some")
+        raise ValueError(f"{n} and {len(second)} verdicts: must be equally many, and not none")
     agree = sum(a == b for a, b in zip(first, second, strict=True)) / n
     chance = sum(list(first).count(v) * list(second).count(v) for v in set(first)) / n**2
     return {"agree": agree, "kappa": None if chance == 1 else (agree - chance) / (1 - chance), "n": n}
