@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ from align.evals.run import Task, answer_items, check_answered, task_of
 from align.evals.store import Store
 from align.parallel import World, distributed, rendezvous
 from align.tiny.paths import resolve_path
-from train import complain, train
+from align.train import complain, train
 
 
 def evaluate(options: argparse.Namespace, world: World) -> str:
@@ -139,9 +140,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """The command: of this file, and align-eval of an install."""
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     # without the interpreter's own ending, in which a thread of gloo's can abort a process that has done its work
     os._exit(status)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,6 +1,6 @@
 """Configuration: typed sections with a line of help for every key, filled from a TOML file and dotted flags.
 
-Later wins: defaults, then --config FILE.toml, then flags. Unknown keys, wrong types and missing values are refused in one
+Later wins: defaults, then --config FILE.toml (or the name of one in configs/), then flags. Unknown keys, wrong types and missing values are refused in one
 line that names the key. A loss brings its own parameters: `[loss]` takes them for whatever loss runs, `[loss.nca]` only
 for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` is that of every part that has one, and
 `dpo.beta` that of dpo.
@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 from align.errors import UserError, nearest
+from align.kernels import IMPLEMENTATIONS
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
 from align.toml import read_toml
-from kernels import IMPLEMENTATIONS
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+# an install has them inside the package, a checkout beside it
+CONFIGS = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
 
 
 def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -231,13 +233,28 @@ def _read_flags(argv: list[str]) -> dict[str, str | bool]:
     return flags
 
 
+def _config_file(name: str) -> Path:
+    """A file, or the one in configs/ of that name: those come with an install, too."""
+    file = Path(name)
+    if file.suffix or file.exists():
+        return file
+    known = sorted(file.stem for file in CONFIGS.glob("*.toml"))
+    if name not in known:
+        raise UserError(
+            f"--config {name}: no such file or configuration{nearest(name, known)}. There are: {', '.join(known)}"
+        )
+    return CONFIGS / f"{name}.toml"
+
+
 def load_config(argv: list[str]) -> Config:
     """The resolved configuration of a command line. Raises UserError for anything the user can mend."""
     flags = _read_flags(argv)
     config = Config()
     path = flags.pop("config", None)
     if path is None and "model" not in flags and "model.path" not in flags:
-        path = str(ROOT / "configs" / "tiny.toml")
+        path = "tiny"
+    if path is not None:
+        path = str(_config_file(path))
     tables = read_toml(Path(path)) if path is not None else {}
     # which loss runs decides what its parameters are, so it is settled first
     section = tables.get("loss", {})
@@ -316,7 +333,8 @@ def help_text() -> str:
         "usage: torchrun [--nproc-per-node N] train.py [--config FILE.toml] --loss NAME [--model DIR] [--data FILE]",
         "                [--output DIR] [--resume] [--plan] [--SECTION.KEY VALUE ...]",
         "",
-        "With neither --config nor --model: configs/tiny.toml, a make-believe world that runs on a laptop CPU.",
+        "--config also takes the name of a file in configs/, such as falcon-11b. With neither --config nor --model it is tiny,",
+        "a make-believe world that runs on a laptop CPU.",
         "  --resume   continue from the newest checkpoint of --output",
         "  --plan     say what would be done (parameters, steps, memory, resolved configuration) and stop",
         "",

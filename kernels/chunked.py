@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from kernels.online_softmax import EAGER, Steps, compiled_steps
-from kernels.reference import accumulation_dtype
+from .online_softmax import EAGER, Steps, compiled_steps
+from .reference import accumulation_dtype
 
 BUDGET = 8 * 2**20  # bytes of a tile; larger ones fall out of the cache, smaller ones make too many small products
 GROUP = 256  # columns; with rows that are no multiple of that apart, a step took up to a fifth longer

@@ -13,8 +13,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.configs import Tile
-from kernels.triton_kernels import dlogits_kernel, forward_kernel, product_kernel
+from .configs import Tile
+from .triton_kernels import dlogits_kernel, forward_kernel, product_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -19,9 +19,9 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from kernels.configs import KERNELS, SKIP_TILES, TILES, Tile, skip_sizes, within
-from kernels.machine_code import Facts, compile_kernel, count
-from kernels.roofline import MACHINES, Prediction, predict
+from .configs import KERNELS, SKIP_TILES, TILES, Tile, skip_sizes, within
+from .machine_code import Facts, compile_kernel, count
+from .roofline import MACHINES, Prediction, predict
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "kernels-report.csv"

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from triton.runtime.jit import JITFunction
 
-from kernels.pointwise import DTYPES, NORM_PROGRAMS
-from kernels.triton_kernels import rounded
+from .pointwise import DTYPES, NORM_PROGRAMS
+from .triton_kernels import rounded
 
 HEADS = 4  # heads that one program rotates with the angles it has loaded
 ELEMENTWISE = {"BLOCK": 2048, "num_warps": 4}  # 16 elements a thread: two 16-byte loads from each bfloat16 input
@@ -259,7 +259,7 @@ def check(*tensors: Tensor) -> None:
 
 def compile_all(arch: str):
     """Yields (label, compiled kernel, warps) of every kernel for one target, in bfloat16, as the launchers specialise."""
-    from kernels.machine_code import TARGETS
+    from .machine_code import TARGETS
 
     norms = (rms_norm_kernel, rms_norm_backward_kernel)
     jobs = [(fn, f"D={d}{' add' * add}", {"D": d, "ADD": add, **norm_tile(d)})
@@ -288,8 +288,8 @@ def compile_all(arch: str):
 
 
 def main() -> int:
-    from kernels.configs import Tile
-    from kernels.machine_code import count
+    from .configs import Tile
+    from .machine_code import count
 
     if INTERPRET:
         print("kernels.triton_pointwise compiles; unset TRITON_INTERPRET", file=sys.stderr)
