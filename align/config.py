@@ -241,7 +241,7 @@ def _config_file(name: str) -> Path:
     known = sorted(file.stem for file in CONFIGS.glob("*.toml"))
     if name not in known:
         raise UserError(
-            f"--config {name}: no such file or configuration{nearest(name, known)}. There are: {', '.join(known)}"
+            f"--config {name}: there is no such file, and configs/ has {', '.join(known)}{nearest(name, known)}"
         )
     return CONFIGS / f"{name}.toml"
 
