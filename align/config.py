@@ -1,9 +1,9 @@
 """Configuration: typed sections with a line of help for every key, filled from a TOML file and dotted flags.
 
-Later wins: defaults, then --config FILE.toml (or the name of one in configs/), then flags. Unknown keys, wrong types and missing values are refused in one
-line that names the key. A loss brings its own parameters: `[loss]` takes them for whatever loss runs, `[loss.nca]` only
-for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` is that of every part that has one, and
-`dpo.beta` that of dpo.
+Later wins: defaults, then --config (FILE.toml, or the name of one in configs/), then flags. Unknown keys, wrong types
+and missing values are refused in one line that names the key. A loss brings its own parameters: `[loss]` takes them for
+whatever loss runs, `[loss.nca]` only for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` is
+that of every part that has one, and `dpo.beta` that of dpo.
 """
 
 import json
@@ -333,8 +333,8 @@ def help_text() -> str:
         "usage: torchrun [--nproc-per-node N] train.py [--config FILE.toml] --loss NAME [--model DIR] [--data FILE]",
         "                [--output DIR] [--resume] [--plan] [--SECTION.KEY VALUE ...]",
         "",
-        "--config also takes the name of a file in configs/, such as falcon-11b. With neither --config nor --model it is tiny,",
-        "a make-believe world that runs on a laptop CPU.",
+        "--config falcon-11b is configs/falcon-11b.toml, wherever that was installed.",
+        "With neither --config nor --model: configs/tiny.toml, a make-believe world that runs on a laptop CPU.",
         "  --resume   continue from the newest checkpoint of --output",
         "  --plan     say what would be done (parameters, steps, memory, resolved configuration) and stop",
         "",
