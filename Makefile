@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+OLDEST_VENV ?= .venv-oldest
 
-.PHONY: setup demo test test-gpu test-lm-eval lint figures kernels-report bench bench-gpu bench-generate
+.PHONY: setup demo test test-oldest test-gpu test-lm-eval lint figures kernels-report bench bench-gpu bench-generate
 
 setup: $(VENV)/ready
 
@@ -20,9 +21,19 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q
 
+# the fast tests with the oldest versions supported: torch 2.11 with CUDA, as there is no other, so 3 GB to download
+test-oldest: $(OLDEST_VENV)/ready
+	$(OLDEST_VENV)/bin/python -m pytest -q -m "not slow"
+
+$(OLDEST_VENV)/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+		--editable . pytest
+	touch $@
+
 # the kernels' tests on a GPU, where there is one; `make test` runs them in Triton's interpreter
 test-gpu: setup
-	$(BIN)/python -m pytest -q tests/test_triton_logp.py tests/test_pointwise.py
+	$(BIN)/python -m pytest -q tests/kernels/test_triton_logp.py tests/kernels/test_pointwise.py
 
 # the adapter's tests, with lm-eval installed: 730 MB, so not a part of `make setup`
 test-lm-eval: setup
@@ -41,13 +52,13 @@ figures: setup
 
 # what the compiler makes of the GPU kernels, for four GPUs; needs none
 kernels-report: setup
-	$(BIN)/python -m kernels.pointwise
-	$(BIN)/python -m kernels.triton_pointwise
-	$(BIN)/python -m kernels.report
+	$(BIN)/python -m kernels.tools.traffic
+	$(BIN)/python -m kernels.tools.pointwise_report
+	$(BIN)/python -m kernels.tools.report
 
 # time and peak memory of every log-prob implementation that runs here; liger-kernel and cut-cross-entropy where installed
 bench bench-gpu: setup
-	$(BIN)/python -m kernels.bench
+	$(BIN)/python -m kernels.tools.bench
 
 # tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR
 bench-generate: setup

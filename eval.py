@@ -24,9 +24,10 @@ from align.evals.judging import Seat, judge_records, seat_judges
 from align.evals.load import load_suites
 from align.evals.models import find_models, load_candidate
 from align.evals.report import summary_table, write_report
-from align.evals.results import build_results, write_json
+from align.evals.results import build_results
 from align.evals.run import Task, answer_items, check_answered, task_of
 from align.evals.store import Store
+from align.files import write_json
 from align.parallel import World, distributed, rendezvous
 from align.tiny.paths import resolve_path
 from align.train import complain, train
@@ -57,7 +58,7 @@ def evaluate(options: argparse.Namespace, world: World) -> str:
         records[task.model.name][task.benchmark.name] = read(task, seats, store)
     results = build_results(options, suites, models, seats, records)
     if world.main:
-        write_json(results, options.output / "results.json")
+        write_json(options.output / "results.json", results, indent=1, ensure_ascii=False, allow_nan=False)
         write_report(results, options.output)
     return summary_table(results)
 

@@ -2,7 +2,7 @@
 
     torchrun [--nproc-per-node N] train.py --loss nca --model DIR --data FILE
 
-Preference file -> token ids -> batches of whole prompt groups -> token log-probs -> one number per answer -> loss -> step.
+Preference file -> token ids -> batches of whole prompt groups -> token log-probs -> one number per response -> loss -> step.
 `python train.py ...` is the same with one process. With no arguments it builds its own tiny Falcon and a make-believe
 world, and shows the effect in about a minute.
 """
@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from align.checkpoint import Run, check_output, claim_output, export_model, load_checkpoint, save_checkpoint
 from align.config import Config, help_text, load_config
-from align.coupled import gather_inputs, with_rows
-from align.dataset import Dataset, load_dataset
+from align.coupled import global_inputs, with_rows
+from align.data import load_tokenizer
+from align.data.batches import Batch, Dataset
+from align.data.tokenizer import check_fits
 from align.errors import UserError
 from align.log import Log
 from align.logps import response_sums
@@ -35,8 +37,8 @@ from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, compute_dtype, distributed, load_sharded, rendezvous
 from align.plan import describe_plan
 from align.reference import Reference, build_reference
+from align.sources import load_dataset
 from align.tiny.paths import report_tiny, resolve_tiny
-from align.tokens import Batch, check_fits, load_tokenizer
 
 stop_signal, stop_time = 0, 0.0  # the signal that asked us to stop, 0 while none has, and when it came
 
@@ -48,7 +50,7 @@ class Stopped(Exception):
 def train(config: Config, world: World) -> Path | None:
     """Run the alignment that `config` describes and return the folder of the aligned model; None for --plan.
 
-    Raises UserError for what the user can mend, Stopped when a signal ended the run early.
+    Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
     loss = build_loss(config.loss.name, **config.loss.parameters)
     source = resolve_model(config.model.path)
@@ -63,9 +65,9 @@ def train(config: Config, world: World) -> Path | None:
     checkpoint = check_output(config)
     if config.plan:
         if world.main:
-            print(describe_plan(config, source, data, loss.needs_reference))
+            print(describe_plan(config, source, data, loss.needs_reference, world))
         return None
-    reference = build_reference(config, source, data, loss.tokens) if loss.needs_reference else None
+    reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
@@ -86,10 +88,10 @@ def train(config: Config, world: World) -> Path | None:
         indices = data.global_batch(step)
         sums = StepSums(world.device)
 
-        for x, losses, own in losses_of(indices, loss, model, reference, data, training=True):
+        for x, losses, rows in losses_of(indices, loss, model, reference, data, world, training=True):
             # the sum over all ranks and micro-batches, divided once by the prompts of the global batch
             (losses.sum() / len(indices)).backward()
-            sums.add_batch(loss, x, losses, own)
+            sums.add_batch(loss, x, losses, rows)
 
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm).full_tensor().item()
         sums.add(stop=float(stop_signal != 0))
@@ -115,8 +117,8 @@ def train(config: Config, world: World) -> Path | None:
         if data.held_out and (last or is_due(done, config.train.eval_every)):
             with torch.no_grad():
                 sums = StepSums(world.device)
-                for x, losses, own in losses_of(data.held_out, loss, model, reference, data, training=False):
-                    sums.add_batch(loss, x, losses, own)
+                for x, losses, rows in losses_of(data.held_out, loss, model, reference, data, world, training=False):
+                    sums.add_batch(loss, x, losses, rows)
             metrics |= {f"eval/{name}": value for name, value in step_metrics(sums.reduce(world)).items()}
         log.step(metrics)
         if last or is_due(done, config.train.checkpoint_every):
@@ -130,25 +132,31 @@ def train(config: Config, world: World) -> Path | None:
 
 
 def losses_of(
-    indices: Sequence[int], loss: Loss, model: nn.Module, reference: Reference | None, data: Dataset, training: bool
+    indices: Sequence[int],
+    loss: Loss,
+    model: nn.Module,
+    reference: Reference | None,
+    data: Dataset,
+    world: World,
+    training: bool,
 ) -> Iterator[tuple[LossInputs, Tensor, Tensor | slice]]:
-    """For each of this rank's micro-batches of a global batch: the loss's inputs, its losses, and which rows are its own.
+    """For each of this rank's micro-batches of a global batch: the loss's inputs, its losses, and which rows it adds.
 
-    A coupled loss is given the whole global batch each time, in which only the micro-batch's own rows carry gradients.
+    A loss that needs the global batch is given all of it each time; only the micro-batch's rows carry gradients.
     """
     tokens_per_prompt = data.tokens_per_prompt(indices)
 
     def inputs() -> Iterator[tuple[LossInputs, Tensor]]:
         for batch, positions in data.micro_batches(indices):
-            yield loss_inputs(model, reference, batch, loss.tokens, tokens_per_prompt), positions
+            yield loss_inputs(model, reference, batch, loss.token_inputs, tokens_per_prompt), positions
 
-    if not loss.coupled:
+    if not loss.needs_global_batch:
         for x, _ in inputs():
             yield x, loss(x), slice(None)
         return
     with torch.no_grad():
         parts = list(inputs())
-        whole = gather_inputs(parts, len(indices), data.world)
+        whole = global_inputs(parts, len(indices), world)
     if not training:
         yield whole, loss(whole), torch.cat([positions for _, positions in parts])
         return
@@ -187,7 +195,7 @@ def remember_signal(number: int, frame: FrameType | None) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 done; 2 for what the user can mend, in one line; 1 for a fault of ours, with its traceback.
+    """Exit status: 0 done; 2 for what the user can fix, in one line; 1 for a bug, with its traceback.
 
     128 + the signal's number for a run that a signal stopped.
     """
@@ -231,7 +239,7 @@ def cli() -> NoReturn:
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # without the interpreter's own ending, in which a thread of gloo's can abort a process that has done its work
+    # without the interpreter's shutdown, in which a thread of gloo's can abort a process that has done its work
     os._exit(status)
 
 

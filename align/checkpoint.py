@@ -24,12 +24,12 @@ from torch.distributed.checkpoint.state_dict import (
 
 from align.config import Config
 from align.errors import UserError
+from align.files import read_toml, to_toml, write_text
 from align.log import trim_metrics
 from align.losses import Loss
 from align.models import save_model
 from align.parallel import World, gather
 from align.reference import LiveReference
-from align.toml import read_toml, to_toml
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -70,14 +70,12 @@ def check_output(config: Config) -> Path | None:
 
 
 def claim_output(config: Config, done: int, world: World) -> Path:
-    """Make the output folder a run's own: config.toml, and metrics.jsonl trimmed to the `done` steps of its checkpoint."""
+    """Make the output folder the run's: config.toml, and metrics.jsonl trimmed to the `done` steps of its checkpoint."""
     output = Path(config.output)
     world.barrier()  # nothing is written before every rank has found the folder free
     if world.main:
         output.mkdir(parents=True, exist_ok=True)
-        part = output / "config.toml.part"
-        part.write_text(to_toml(config.to_dict()))
-        part.replace(output / "config.toml")
+        write_text(output / "config.toml", to_toml(config.to_dict()))
         trim_metrics(output / "metrics.jsonl", done)
     world.barrier()
     return output

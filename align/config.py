@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from align.errors import UserError, nearest
+from align.files import read_toml
 from align.kernels import IMPLEMENTATIONS
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
-from align.toml import read_toml
 
 PACKAGE = Path(__file__).resolve().parent
 # an install has them inside the package, a checkout beside it
@@ -43,9 +43,9 @@ class ModelSection:
 class DataSection:
     path: str = key("", "preference file: .jsonl, .jsonl.gz, .json or .parquet")
     eval_path: str = key("", "held-out preference file, measured as eval/... and never trained on")
-    template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and answers become text")
-    max_length: int = key(1024, "most tokens of prompt + answer; longer prompts lose their oldest tokens")
-    overlong: str = key("drop", "an answer that does not fit", ("drop", "error", "truncate"))
+    template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and responses become text")
+    max_length: int = key(1024, "most tokens of prompt + response; longer prompts lose their oldest tokens")
+    overlong: str = key("drop", "a response that does not fit", ("drop", "error", "truncate"))
     bad_rows: str = key(
         "auto",
         "a row that cannot be used: stop, or drop and count; auto stops, but for the few dialogues whose last turn is empty",
@@ -103,7 +103,9 @@ class ParallelSection:
 
 @dataclass
 class LossSection:
-    name: str = key("nca", "the alignment method, or several as dpo+sft with --loss.weights 1,0.5")
+    name: str = key(
+        "nca", "the alignment method, several as dpo+sft with --loss.weights 1,0.5, or module:Class of your own"
+    )
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -200,7 +202,9 @@ def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
         # tables have no order: what [loss] says for whatever loss runs comes before what [loss.NAME] says for one
         for name, value in sorted(table.items(), key=lambda item: isinstance(item[1], dict)):
             if section == "loss" and isinstance(value, dict):
-                if name not in LOSSES:
+                if ":" in name and name not in config.loss.name.split("+"):
+                    continue  # module:Class of another run, which is not imported to check its parameters
+                if name not in LOSSES and ":" not in name:
                     raise UserError(f"{path}: [loss.{name}] is not a loss{nearest(name, LOSSES, cutoff=0.0)}")
                 for parameter, v in value.items():
                     if parameter not in loss_parameters(name):
@@ -247,7 +251,7 @@ def _config_file(name: str) -> Path:
 
 
 def load_config(argv: list[str]) -> Config:
-    """The resolved configuration of a command line. Raises UserError for anything the user can mend."""
+    """The resolved configuration of a command line. Raises UserError for anything the user can fix."""
     flags = _read_flags(argv)
     config = Config()
     path = flags.pop("config", None)
@@ -275,7 +279,7 @@ def load_config(argv: list[str]) -> Config:
         _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
     _check(config)
     if not config.output:
-        config.output = f"runs/{Path(path).stem if path else 'align'}-{config.loss.name}"
+        config.output = f"runs/{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
     return config
 
 
@@ -288,9 +292,9 @@ def _check(config: Config) -> None:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
-    whole = "kl" in loss.tokens  # log-probs of the answers alone cannot be looked up for it
+    whole = "kl" in loss.token_inputs  # log-probs of the responses alone cannot be looked up for it
     if config.reference.mode == "auto":
-        config.reference.mode = "live" if whole or loss.kinked else "cached"
+        config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"
     if config.reference.mode == "cached" and whole:
         raise UserError(
             f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"

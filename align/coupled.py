@@ -1,7 +1,7 @@
 """Losses whose prompts influence each other (a sort, a running mean, a KL baseline) over the whole global batch.
 
-A micro-batch sees only its own prompts, so the numbers of all of them are measured first, without gradient, and summed over
-ranks into one table. Then each micro-batch runs again with gradients and puts its own rows into that table: the loss of
+A micro-batch sees only its prompts, so the numbers of all of them are measured first, without gradient, and summed over
+ranks into one table. Then each micro-batch runs again with gradients and puts its rows into that table: the loss of
 the table is the loss of the global batch, and its gradient in those rows is exact. One more forward pass buys a result
 that does not change with ranks or accumulation.
 """
@@ -16,7 +16,7 @@ from align.losses import LossInputs
 from align.parallel import World
 
 
-def gather_inputs(parts: Iterable[tuple[LossInputs, Tensor]], n: int, world: World) -> LossInputs:
+def global_inputs(parts: Iterable[tuple[LossInputs, Tensor]], n: int, world: World) -> LossInputs:
     """The LossInputs of a global batch of n prompts, from every rank's micro-batches and their positions (n_i,) in it."""
     tables: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
@@ -34,7 +34,7 @@ def gather_inputs(parts: Iterable[tuple[LossInputs, Tensor]], n: int, world: Wor
 
 
 def with_rows(whole: LossInputs, x: LossInputs, positions: Tensor) -> LossInputs:
-    """The global batch with the rows of a micro-batch, and their gradients, in their places."""
+    """The global batch with the rows of a micro-batch, and their gradients, put in."""
     rows = tensors(x)
     return replace(
         whole,

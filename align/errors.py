@@ -1,14 +1,20 @@
-"""The one exception that means: the user can mend this; and the hint that its text often ends with."""
+"""The one exception that means: the user can fix this; and what its text is made of."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one line that names the file, row, flag or key, and the mend.
+    """Something the user can fix. Its text is one line that names the file, row, flag or key, and the fix.
 
-    train.py prints that line and exits with status 2. Any other exception is a fault of ours and keeps its traceback.
+    train.py prints that line and exits with status 2. Any other exception is a bug and keeps its traceback.
     """
+
+
+def one_line(error: BaseException, with_type: bool = False) -> str:
+    """An exception's message without line breaks; its type where it has no message, and before it with with_type."""
+    kind, message = type(error).__name__, " ".join(str(error).split())
+    return f"{kind}: {message}" if with_type else message or kind
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
+from align.data import encode_prompts, load_tokenizer
 from align.errors import UserError
 from align.generate import column_bytes, generate
 from align.kernels import hardware
 from align.models import Decoder, load_model, resolve_model
-from align.tokens import encode_prompts, load_tokenizer
 
 Prompts = list[list[int]]
 Contender = Callable[[Sequence[int]], list[list[int]]]  # the ids that end an answer -> every prompt's new ids

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from align.files import write_text
+
 
 def trim_metrics(file: Path, step: int) -> None:
     """Keep the lines of the first `step` steps: those after the checkpoint will be written again, the same."""
@@ -19,9 +21,7 @@ def trim_metrics(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             break  # the half-written last line of a killed run
-    part = file.with_suffix(".part")
-    part.write_text("".join(kept))
-    part.replace(file)
+    write_text(file, "".join(kept))
 
 
 class Log:

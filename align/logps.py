@@ -1,14 +1,15 @@
-"""From token log-probabilities to one number per answer. The only place that shifts targets."""
+"""From token log-probabilities to one number per response. The only place that shifts targets."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from align.tokens import Batch
+from align.data.batches import Batch
+from align.models import TokenStats
 
 
 def response_logps(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """log p(answer | prompt) of every answer of a batch, summed over its response tokens.
+    """log p(response | prompt) of every response of a batch, summed over its tokens.
 
     Returns logps (N, K) float32 and n_tok (N, K) int64, the number of tokens in each sum. Filler prompts are included.
     """
@@ -23,7 +24,7 @@ def response_sums(
     other: tuple[Tensor, Tensor] | None = None,
     states: bool = False,
 ) -> dict[str, Tensor]:
-    """What losses read of every answer, by the names of LossInputs, (N, K) each: logps, n_tok and the `tokens` wanted.
+    """What losses read of every response, by the names of LossInputs, (N, K) each: logps, n_tok and the `tokens` wanted.
 
     tokens: "shared_logps", "weights", "kl", which are costlier in this order: a mask, a second look at the policy's
     logits, the logits of two models. other, for kl: the reference's `states` (N*K, T-1, D') and head weight (V, D').
@@ -31,22 +32,20 @@ def response_sums(
     """
     # position t predicts token t + 1, so targets and mask are one to the left of the ids
     ids, targets, mask = batch.ids[:, :-1], batch.ids[:, 1:], batch.mask[:, 1:]
-    hidden = collision = kl = None
-    if states:
-        logp, hidden = model(ids, targets, mask, states=True)
-    elif "kl" in tokens or "weights" in tokens:
-        logp, collision, kl = model(ids, targets, mask, collision="weights" in tokens, other=other)
+    if states or "kl" in tokens or "weights" in tokens:
+        found = model(ids, targets, mask, states=states, collision="weights" in tokens, other=other)
     else:
-        logp = model(ids, targets, mask)  # (N*K, T-1), 0 off the response
+        found = TokenStats(model(ids, targets, mask))
+    logp = found.logp  # (N*K, T-1), 0 off the response
     n_tok = mask.sum(dim=1)  # (N*K,)
     sums = {"logps": logp.sum(dim=1), "n_tok": n_tok}
     if "shared_logps" in tokens:
-        # both answers to the length of the shorter one, counted from the first response token
+        # both responses to the length of the shorter one, counted from the first token
         shared = n_tok.view(-1, batch.K).amin(dim=1).repeat_interleave(batch.K)  # (N*K,)
         sums["shared_logps"] = logp.masked_fill(mask.cumsum(dim=1) > shared[:, None], 0).sum(dim=1)
     if "weights" in tokens:
-        sums["weights"] = ((logp.detach() - collision).sum(dim=1) / n_tok).exp()
+        sums["weights"] = ((logp.detach() - found.collision).sum(dim=1) / n_tok).exp()
     if "kl" in tokens:
-        sums["kl"] = kl.sum(dim=1)
+        sums["kl"] = found.kl.sum(dim=1)
     sums = {name: value.view(-1, batch.K) for name, value in sums.items()}
-    return {**sums, "states": hidden} if states else sums
+    return {**sums, "states": found.states} if states else sums

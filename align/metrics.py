@@ -9,7 +9,7 @@ from align.losses import Loss, LossInputs
 from align.parallel import World
 
 SUMS = (
-    *("loss", "prompts", "stop", "log_ratio", "answers", "accuracy", "pairs"),
+    *("loss", "prompts", "stop", "log_ratio", "responses", "accuracy", "pairs"),
     *("logp_chosen", "reward_chosen", "n_chosen", "logp_rejected", "reward_rejected", "n_rejected"),
 )
 
@@ -25,18 +25,18 @@ class StepSums:
             self.values[SUMS.index(name)] += value
 
     @torch.no_grad()
-    def add_batch(self, loss: Loss, x: LossInputs, losses: Tensor, own: Tensor | slice) -> None:
-        """Add the rows `own` of a loss's inputs and its losses (N,)."""
-        logps, labels = x.logps[own].double(), None if x.labels is None else x.labels[own]
+    def add_batch(self, loss: Loss, x: LossInputs, losses: Tensor, rows: Tensor | slice) -> None:
+        """Add these rows of a loss's inputs and of its losses (N,)."""
+        logps, labels = x.logps[rows].double(), None if x.labels is None else x.labels[rows]
         chosen, rejected = sides(logps, labels)
-        self.add(loss=losses[own].double().sum(), prompts=len(logps), n_chosen=len(chosen), n_rejected=len(rejected))
+        self.add(loss=losses[rows].double().sum(), prompts=len(logps), n_chosen=len(chosen), n_rejected=len(rejected))
         self.add(logp_chosen=chosen.sum(), logp_rejected=rejected.sum())
         rewards = loss.rewards(x)
         if rewards is None:
             return
-        ratios = x.ratios[own] if labels is None else x.ratios[own, :1]
-        self.add(log_ratio=ratios.double().sum(), answers=ratios.numel())
-        chosen, rejected = sides(rewards[own].double(), labels)
+        ratios = x.ratios[rows] if labels is None else x.ratios[rows, :1]
+        self.add(log_ratio=ratios.double().sum(), responses=ratios.numel())
+        chosen, rejected = sides(rewards[rows].double(), labels)
         self.add(reward_chosen=chosen.sum(), reward_rejected=rejected.sum())
         if labels is None and logps.shape[1] > 1:
             # strictly above: at step 0, where all rewards are 0, the accuracy is 0
@@ -48,7 +48,7 @@ class StepSums:
 
 
 def sides(values: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The chosen and rejected entries of (N, K) values: the first and last answer, or the desirable and undesirable ones."""
+    """The chosen and rejected entries of (N, K) values: the first and last response, or the desirable and undesirable."""
     if labels is not None:
         return values[:, 0][labels[:, 0]], values[:, 0][~labels[:, 0]]
     return values[:, 0], values[:, -1] if values.shape[1] > 1 else values[:0, 0]
@@ -57,15 +57,15 @@ def sides(values: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
 def step_metrics(sums: dict[str, float]) -> dict[str, float]:
     """The means of a step, by the names of metrics.jsonl. Those that a method or its data do not define are left out.
 
-    Rewards and log-probs are sums over an answer's tokens; chosen is the preferred (or desirable) answer, rejected the
-    last (or undesirable) one. kl is the mean of log π - log ρ over all answers, in nats an answer. The answers are the
-    data's, not the policy's own, so it can be negative: it says how far, and which way, the policy has moved on this data.
+    Rewards and log-probs are sums over a response's tokens; chosen is the preferred (or desirable) one, rejected the last
+    (or undesirable) one. kl is the mean of log π - log ρ over all responses, in nats a response. The responses are the
+    data's, not the policy's, so it can be negative: it says how far, and which way, the policy has moved on this data.
     """
 
     def mean(name: str, count: str) -> float | None:
         return sums[name] / sums[count] if sums[count] else None
 
-    rewarded = sums["answers"] > 0
+    rewarded = sums["responses"] > 0
     metrics = {
         "loss": mean("loss", "prompts"),
         "rewards/chosen": mean("reward_chosen", "n_chosen") if rewarded else None,
@@ -73,7 +73,7 @@ def step_metrics(sums: dict[str, float]) -> dict[str, float]:
         "rewards/accuracy": mean("accuracy", "pairs"),
         "logps/chosen": mean("logp_chosen", "n_chosen"),
         "logps/rejected": mean("logp_rejected", "n_rejected"),
-        "kl": mean("log_ratio", "answers"),
+        "kl": mean("log_ratio", "responses"),
     }
     if None not in (metrics["rewards/chosen"], metrics["rewards/rejected"]):
         metrics["rewards/margin"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]

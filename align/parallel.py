@@ -1,4 +1,4 @@
-"""Processes and shards: who we are, how a model is spread over ranks, how numbers are summed over them.
+"""Processes and shards: who we are, how a model is sharded over ranks, how numbers are summed over them.
 
 One path for every size. A single process is a group of one, so that laptop and cluster run the same code.
 """
@@ -84,7 +84,7 @@ def distributed(meeting: Rendezvous | None = None) -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     except BaseException:
-        # a goodbye could hang where other ranks are gone or elsewhere: the process is about to end
+        # leaving the group could hang where other ranks are gone or elsewhere: the process is about to end
         if dist.get_world_size() == 1:
             dist.destroy_process_group()
         raise
@@ -102,7 +102,7 @@ def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def shard(model: nn.Module, dtype: torch.dtype, activation_checkpointing: bool = False) -> nn.Module:
-    """Spread a model's parameters over all ranks, in place: one group per block, one for the head, one for the rest.
+    """Shard a model's parameters over all ranks, in place: one group per block, one for the head, one for the rest.
 
     The head's forward is the log-prob itself, so its weight is whole exactly while it is needed. A tied head stays with
     the embedding in the root group. `dtype` is that of compute; parameters keep theirs, and the gradients of bfloat16
@@ -148,13 +148,13 @@ def gather(parameter: Tensor) -> Tensor:
 def load_sharded(
     folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, activation_checkpointing: bool = False
 ) -> nn.Module:
-    """A model whose parameters are sharded from the start: every rank reads only its own rows from the checkpoint.
+    """A model whose parameters are sharded from the start: every rank reads only its rows from the checkpoint.
 
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
     """
     model = build_model(read_config(folder), "meta", stored)
     shard(model, dtype, activation_checkpointing)
     model.to_empty(device=world.device)
-    model.tie()  # to_empty gives every module a parameter of its own
+    model.tie()  # to_empty gives every module its own parameter
     load_weights(model, folder, local=local_rows)
     return model

@@ -4,17 +4,17 @@ import math
 from pathlib import Path
 
 from align.config import Config
-from align.dataset import Dataset
+from align.data.batches import Dataset
+from align.files import to_toml
 from align.models import build_model, read_config
-from align.parallel import compute_dtype
-from align.toml import to_toml
+from align.parallel import World, compute_dtype
 
 
-def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: bool) -> str:
+def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: bool, world: World) -> str:
     """Parameters, batches, the memory of each rank's state, and the resolved configuration."""
     model = build_model(read_config(source), "meta")
     n = sum(p.numel() for p in model.parameters())
-    train, world = config.train, data.world
+    train = config.train
     dtype = compute_dtype(config.parallel.dtype, world.device)
     # what FSDP gathers at once: the largest group whole, in the dtype of compute
     groups = [sum(p.numel() for p in block.parameters()) for block in model.blocks] + [model.lm_head.weight.numel()]
@@ -27,7 +27,7 @@ def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: 
     return "\n".join(
         [
             f"model: {type(model).__name__} of {n:,} parameters, from {source}",
-            f"data: {data.n_train:,} prompts of {len(data.groups[0].response_ids)} answers",
+            f"data: {data.n_train:,} prompts of {len(data.groups[0].response_ids)} responses",
             f"steps: {data.steps}, {train.batch_size} prompts each: {world.size} ranks x {micro_batches} micro-batches "
             f"of at most {train.micro_batch_size}; {data.steps * train.batch_size / data.n_train:.2f} epochs",
             f"memory per rank: {state:.2f} GiB of float32 weights, gradients and AdamW moments, sharded over "

@@ -1,9 +1,9 @@
 """The reference policy's log-probs: computed once and kept, or by a frozen copy of the model. To a loss they are the same.
 
-Cached: reference log-probs of an answer never change, so they are computed before training, without gradients, for the
+Cached: reference log-probs of a response never change, so they are computed before training, without gradients, for the
 prompts that the run will visit, and stored in a file whose name is the hash of all that they depend on. Live: a frozen,
-sharded copy of the model answers in every step; more memory and time, nothing to store, and whole distributions for the
-methods that compare them. Moving: a live copy that follows the policy, TR-DPO (arXiv 2404.09656).
+sharded copy of the model computes them in every step; more memory and time, nothing to store, and whole distributions
+for the methods that compare them. Moving: a live copy that follows the policy, TR-DPO (arXiv 2404.09656).
 """
 
 import gc
@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from align.config import Config
-from align.dataset import Dataset
+from align.data.batches import Batch, Dataset
+from align.data.encode import Group, fingerprint
+from align.files import atomic
 from align.logps import response_sums
-from align.parallel import compute_dtype, gather, load_sharded, reshard
-from align.tokens import Batch, Group, fingerprint
+from align.parallel import World, compute_dtype, gather, load_sharded, reshard
 
-KEPT = ("logps", "shared_logps")  # what a cache has of every answer
+KEPT = ("logps", "shared_logps")  # what a cache has of every response
 SAVED_TOGETHER = 1024  # prompts after which the file is written: what a kill costs at most
 
 
@@ -36,7 +37,7 @@ class ReferenceNumbers:
     """What the reference says of a batch, fillers included."""
 
     ref_logps: Tensor  # (N, K)
-    ref_shared_logps: Tensor  # (N, K), of each answer's tokens up to the length of the prompt's shortest
+    ref_shared_logps: Tensor  # (N, K), of each response's tokens up to the length of the prompt's shortest
     distributions: tuple[Tensor, Tensor] | None = None  # hidden states (N*K, T-1, D) and head weight (V, D)
 
 
@@ -84,9 +85,11 @@ class LiveReference:
 Reference = CachedReference | LiveReference
 
 
-def build_reference(config: Config, model_folder: Path, data: Dataset, tokens: Sequence[str]) -> Reference:
+def build_reference(
+    config: Config, model_folder: Path, data: Dataset, tokens: Sequence[str], world: World
+) -> Reference:
     """The reference of a run, by --reference.mode. tokens: the token-level inputs of its loss."""
-    world, dtype = data.world, compute_dtype(config.parallel.dtype, data.world.device)
+    dtype = compute_dtype(config.parallel.dtype, world.device)
     moving = config.reference.mode == "moving"
 
     def load() -> nn.Module:
@@ -100,7 +103,7 @@ def build_reference(config: Config, model_folder: Path, data: Dataset, tokens: S
         return LiveReference(load(), distributions="kl" in tokens)
     arithmetic = f"{dtype} {world.device.type} {config.model.logp_impl} {config.model.pointwise_impl}"
     key = cache_key(model_folder, data.groups, arithmetic) if world.main else ""
-    return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data))
+    return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data, world))
 
 
 def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
@@ -112,13 +115,13 @@ def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Tensor:
+def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset, world: World) -> Tensor:
     """The table (prompts, K, 2) of what KEPT names, NaN where never computed.
 
     Reads what `file` has, computes what the run will visit and the file lacks, and writes it back. Only rank 0 touches the
     file, so `file` counts on rank 0 alone.
     """
-    groups, world = data.groups, data.world
+    groups = data.groups
     table = torch.full((len(groups), len(groups[0].response_ids), len(KEPT)), torch.nan)
     if world.main and file.exists():
         with suppress(SafetensorError):  # a damaged cache is a missing one: it is computed again and replaced
@@ -135,7 +138,7 @@ def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Ten
         range(0, len(missing), SAVED_TOGETHER), "reference", disable=not (world.main and sys.stderr.isatty())
     ):
         part = wanted = missing[start : start + SAVED_TOGETHER]
-        if len(part) < world.size:  # a few more, so that every rank has one: the model is spread over all
+        if len(part) < world.size:  # a few more, so that every rank has one: the model is sharded over all
             part = [*part, *(i for i in range(len(groups)) if i not in part)][: world.size]
         computed = torch.zeros_like(table)
         for batch, _ in data.micro_batches(part):
@@ -146,9 +149,8 @@ def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset) -> Ten
         table[wanted] = computed[wanted]  # what was known stays as it was, to the bit
         if world.main:
             file.parent.mkdir(parents=True, exist_ok=True)
-            new = file.with_suffix(".part")
-            save_file({"sums": table.cpu()}, new)
-            new.replace(file)
+            with atomic(file) as part_file:
+                save_file({"sums": table.cpu()}, part_file)
     del reference
     gc.collect()  # a sharded model is full of reference cycles, and the policy needs the room
     return table

@@ -13,18 +13,20 @@ The modules of this package import one another by relative names, since it has t
 import functools
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from . import evidence
 from .chunked import chunked_logp
 from .machine import hardware
 from .reference import reference_logp
 from .token_stats import linear_collision, linear_kl
 
-__all__ = ["IMPLEMENTATIONS", "hardware", "linear_collision", "linear_kl", "linear_logp"]
+__all__ = ["IMPLEMENTATIONS", "choose_logp", "hardware", "linear_collision", "linear_kl", "linear_logp"]
 
 
 def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    from .triton_logp import triton_logp  # triton is optional, and large
+    from .triton.logp import triton_logp  # triton is optional, and large
 
     return triton_logp(hidden, weight, targets)
 
@@ -37,12 +39,17 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def choose_logp(dtype: torch.dtype, device: torch.device) -> str:
+    """What "auto" is: triton on a card on which these kernels have passed their tests (evidence.py), else chunked."""
+    served = dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return "triton" if served and not evidence.why_not("logp", device) else "chunked"
+
+
 def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "auto") -> Tensor:
     """Log-probability of each target under the distribution that the head gives at its hidden state.
 
     hidden: (N, D) floating point; weight: (V, D) in the same dtype; targets: (N,) int64 in [0, V).
-    impl: any key of IMPLEMENTATIONS, or "auto" for the one we trust most: chunked, on every device, as long as no GPU has
-        run the tests of triton (docs/kernels.md).
+    impl: any key of IMPLEMENTATIONS, or "auto" for what choose_logp names.
 
     Returns (N,) float32 (float64 for float64 inputs), differentiable in hidden and weight.
     Raises ValueError for shapes that do not fit or an unknown impl.
@@ -53,7 +60,7 @@ def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "au
             f"{tuple(weight.shape)}, {tuple(targets.shape)}"
         )
     if impl == "auto":
-        impl = "chunked"
+        impl = choose_logp(hidden.dtype, hidden.device)
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"unknown impl {impl!r}; choose from auto, {', '.join(IMPLEMENTATIONS)}")
     return IMPLEMENTATIONS[impl](hidden, weight, targets)

@@ -23,19 +23,26 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .online_softmax import EAGER, Steps, compiled_steps
 from .reference import accumulation_dtype
 
-BUDGET = 8 * 2**20  # bytes of a tile; larger ones fall out of the cache, smaller ones make too many small products
+# bytes of a tile. On a CPU larger ones fall out of the cache, and smaller ones make too many small products
+CPU_BUDGET = 8 * 2**20
+# elsewhere every tile reads and writes dH's float32 sum once, 8 N D bytes, and must be wide enough for its products:
+# at N = 16,384 and Falcon 11B's head 8 MiB would make 508 passes over 0.5 GB, 256 MiB make 16
+DEVICE_BUDGET = 256 * 2**20
 GROUP = 256  # columns; with rows that are no multiple of that apart, a step took up to a fifth longer
 
 
-def tile_columns(n: int, dtype: torch.dtype, budget: int | None = None, steps: Steps = EAGER) -> int:
+def tile_columns(
+    n: int, dtype: torch.dtype, budget: int | None = None, steps: Steps = EAGER, device: str = "cpu"
+) -> int:
     """Columns C of an (n, C) tile that fills `budget` bytes in the dtype that it is computed on in memory.
 
-    Whole groups of 256 columns where there is room for one. budget: by default BUDGET, twice that for a compiled tile
-    of two-byte numbers, where dW is small too: larger tiles are fewer calls, which gave 1 to 2 %.
+    Whole groups of 256 columns where there is room for one. budget: by default what suits the type of device; on a CPU
+    twice that for a compiled tile of two-byte numbers, where dW is small too: fewer calls, which gave 1 to 2 %.
     """
     held_in = accumulation_dtype(dtype) if steps is EAGER else dtype
     if budget is None:
-        budget = 2 * BUDGET if held_in.itemsize == 2 else BUDGET
+        on_cpu = 2 * CPU_BUDGET if held_in.itemsize == 2 else CPU_BUDGET
+        budget = on_cpu if device == "cpu" else DEVICE_BUDGET
     columns = budget // (max(1, n) * held_in.itemsize)
     return max(1, columns if columns < GROUP else columns // GROUP * GROUP)
 
@@ -170,7 +177,7 @@ def chunked_logp(
     nothing is kept. The result is the same to the bit in all these cases (compiled or not is another rounding).
     """
     steps = compiled_steps(hidden.dtype, accumulation_dtype(hidden.dtype), hidden.device) if compiled else EAGER
-    columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget, steps), len(weight))
+    columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget, steps, hidden.device.type), len(weight))
     # needs_input_grad does not know about no_grad, and inside a Function grad mode is off
     need_hidden, need_weight = (torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight))
     return ChunkedLogp.apply(hidden, weight, targets, columns, need_hidden, need_weight and keep, steps)

@@ -5,6 +5,7 @@ number of tokens and columns), the numbers stay in registers between reading a t
 """
 
 import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -73,7 +74,11 @@ def compiled_steps(dtype: torch.dtype, accumulation: torch.dtype, device: torch.
     z, out = (torch.zeros(64, 4096, dtype=dtype, device=device) for _ in range(2))
     m, s = (torch.zeros(64, dtype=accumulation, device=device) for _ in range(2))
     # it compiles anew for `keep`, for one token, for one column and for more than 4,096 columns, in every dtype
-    steps = Steps(*(torch.compile(step, dynamic=True, recompile_limit=16, isolate_recompiles=True) for step in EAGER))
+    limit = {"recompile_limit": 16, "isolate_recompiles": True}
+    if not limit.keys() <= inspect.signature(torch.compile).parameters.keys():
+        # torch 2.11 has one limit, for the process, and counts a function's compilations of all dtypes together
+        limit, torch._dynamo.config.recompile_limit = {}, max(64, torch._dynamo.config.recompile_limit)
+    steps = Steps(*(torch.compile(step, dynamic=True, **limit) for step in EAGER))
     try:
         with torch.no_grad():  # as inside ChunkedLogp; a compilation holds for one grad mode
             for keep in (False, True):

@@ -74,7 +74,7 @@ def linear_kl(
     """KL(ρ ‖ π) of each position, the reference first, in nats.
 
     hidden: (N, D), weight: (V, D) of the policy; ref_hidden: (N, D'), ref_weight: (V, D') of the reference, in the
-    policy's dtype or its own; chunk: columns of logits alive at once, by default what fits chunked.BUDGET. Returns (N,)
+    policy's dtype or its own; chunk: columns of logits alive at once, by default tile_columns. Returns (N,)
     float32 (float64 for a float64 policy), differentiable in hidden and weight alone. Raises ValueError for shapes that
     do not fit.
     """
@@ -85,7 +85,7 @@ def linear_kl(
         raise ValueError(
             f"linear_kl takes hidden (N, D), weight (V, D), ref_hidden (N, D'), ref_weight (V, D'); got {shapes}"
         )
-    chunk = chunk or tile_columns(len(hidden), hidden.dtype)
+    chunk = chunk or tile_columns(len(hidden), hidden.dtype, device=hidden.device.type)
     return ChunkedKL.apply(hidden, weight, ref_hidden, ref_weight, chunk)
 
 
@@ -106,7 +106,7 @@ def linear_collision(hidden: Tensor, weight: Tensor, chunk: int | None = None) -
     dtype = accumulation_dtype(hidden.dtype)
     m = torch.full((hidden.shape[0],), -torch.inf, dtype=dtype, device=hidden.device)  # (N,)
     s, q = torch.zeros_like(m), torch.zeros_like(m)
-    chunk = chunk or tile_columns(len(hidden), hidden.dtype)
+    chunk = chunk or tile_columns(len(hidden), hidden.dtype, device=hidden.device.type)
     for start in range(0, weight.shape[0], chunk):
         b = (hidden @ weight[start : start + chunk].T).to(dtype)  # (N, C)
         new_m = torch.maximum(m, b.amax(dim=1))

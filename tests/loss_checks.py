@@ -33,13 +33,13 @@ def needed(loss, n, k=2, ref=None, seed=0):
     dtype = torch.float64 if ref is None else ref.dtype
     ref = torch.full((n, k), -60.0, dtype=dtype) if ref is None else ref
     more = {}
-    if loss.answers == "unpaired":
+    if loss.responses == "unpaired":
         more["labels"] = torch.arange(n)[:, None] % 3 > 0
-    if "kl" in loss.tokens:
+    if "kl" in loss.token_inputs:
         more["kl"] = 5 * torch.rand(n, k, generator=g, dtype=dtype)
-    if "weights" in loss.tokens:
+    if "weights" in loss.token_inputs:
         more["weights"] = torch.rand(n, k, generator=g, dtype=dtype)
-    if "shared_logps" in loss.tokens:
+    if "shared_logps" in loss.token_inputs:
         more["ref_shared_logps"] = 0.6 * ref
         more["shared_logps"] = 0.6 * ref + torch.randn(n, k, generator=g, dtype=dtype)
     return more
@@ -65,7 +65,7 @@ def check_central_differences(loss, x, step=1e-4, rtol=1e-6, atol=1e-8):
 
 
 def check_finite_in_float32(loss, ratio, **more):
-    """Sums of -6000 and log-ratios of +-ratio are what long answers and long training give."""
+    """Sums of -6000 and log-ratios of +-ratio are what long responses and long training give."""
     ref = torch.full((3, 2), -6000.0)
     logps = (ref + torch.tensor([[ratio, -ratio], [ratio, ratio], [-ratio, ratio]])).requires_grad_()
     x = LossInputs(logps, ref, torch.full((3, 2), 500), **(needed(loss, 3, ref=ref) | more))
@@ -205,7 +205,7 @@ def tensors(sample):
 
 
 def kto_inputs(sample, case):
-    """Answers and mismatched answers with labels. APO-zero on single answers is KTO with no mismatched ones."""
+    """Responses and mismatched responses with labels. APO-zero on single responses is KTO with no mismatched ones."""
     t, labels = tensors(sample), torch.tensor(sample["inputs"]["label"])[:, None]
     columns = 1 if case["loss"] == "apo_zero_unpaired" else 2
     logps, ref_logps = torch.stack([t["pi"], t["pi_kl"]], 1), torch.stack([t["rho"], t["rho_kl"]], 1)
@@ -213,7 +213,7 @@ def kto_inputs(sample, case):
 
 
 def list_inputs(sample, case):
-    """K answers with rewards."""
+    """K responses with rewards."""
     t = tensors(sample)
     if case["loss"] in ("nca_k", "infonca_k"):
         t["score"][:, 0] += 0.01  # the recorded implementation breaks ties so; our methods do not
@@ -273,7 +273,7 @@ def logits_gradient(loss, policy, x):
     """Our closed forms chained to the policy's logits, of the mean over prompts."""
     outputs, gradients = [x.logps], [loss.gradient(x)]
     for field, method in FIELDS.items():
-        if field in loss.tokens:
+        if field in loss.token_inputs:
             outputs.append(getattr(x, field))
             gradients.append(getattr(loss, method)(x))
     torch.autograd.backward(outputs, [gradient.detach() / len(x.logps) for gradient in gradients])

@@ -1,4 +1,4 @@
-"""Whatever the user can mend: one line that names it, exit status 2, and nothing half-written."""
+"""Whatever the user can fix: one line that names it, exit status 2, and nothing half-written."""
 
 import json
 import shutil
@@ -110,11 +110,11 @@ def test_missing_and_broken_data(refused, tmp_path):
 
 def test_data_that_does_not_suit_the_loss_or_batch(refused):
     demo = {"prompt": "a", "completion": "b c"}
-    assert "one answer a prompt; --loss nca takes a chosen and a rejected answer or three or more" in refused(
+    assert "one response a prompt; --loss nca takes a chosen and a rejected response or three or more" in refused(
         rows=[demo, demo]
     )
     scored = {"prompt": "a", "responses": ["x", "y", "z"], "scores": [1, 2, 3]}
-    assert "three or more answers a prompt; --loss dpo takes a chosen and a rejected answer" in refused(
+    assert "three or more responses a prompt; --loss dpo takes a chosen and a rejected response" in refused(
         "--loss", "dpo", rows=[scored] * 2
     )
     assert "--train.batch_size 9" in refused("--train.batch_size", "9", rows=[ROW] * 3)

@@ -7,7 +7,7 @@ from conftest import refuse
 
 from align.config import Config, help_text, load_config
 from align.errors import UserError
-from align.toml import to_toml
+from align.files import to_toml
 
 BASE = ["--model", "m", "--data", "d"]
 

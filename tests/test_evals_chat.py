@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import MODEL
 
+from align.data import load_tokenizer
+from align.data.templates import FALCON, ChatTemplate
 from align.errors import UserError
 from align.evals.chat import VISIBLE, Dialogue, cells, certain, chat, fold, lines, next_turn, show
 from align.generate import Settings, generate
 from align.models import init_weights, load_model
-from align.templates import FALCON, ChatTemplate
-from align.tokens import load_tokenizer
 
 QUESTIONS = ["What is the falcon watching?", "Why?", "Tell me how to stay safe."]
 

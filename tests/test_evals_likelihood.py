@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import MODEL, ROOT
 
+from align.data import load_tokenizer
+from align.data.encode import MIN_PROMPT
 from align.errors import UserError
 from align.evals.likelihood import (
     NOT_FINITE,
@@ -21,7 +23,6 @@ from align.evals.likelihood import (
     reward_values,
 )
 from align.models import load_model
-from align.tokens import MIN_PROMPT, load_tokenizer
 
 HH = ROOT.parent / "shared" / "data" / "hh-harmless" / "test.jsonl.gz"
 BOS = 5  # any token will do for one

@@ -7,9 +7,9 @@ import torch
 from conftest import MODEL
 from generation_checks import by_whole_forwards, each_kind, random_prompts, small, watch
 
+from align.data import load_tokenizer
 from align.generate import Settings, generate, stream
 from align.models import load_model
-from align.tokens import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from conftest import GOLDEN, MODEL
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from align.data import load_tokenizer
+from align.data.templates import FALCON, ChatTemplate
 from align.errors import UserError
 from align.judges.guard import ANSWER_TOKENS, CATEGORIES, LlamaGuard, guard_prompt, own_categories, parse_categories
 from align.models import LlamaConfig, build_model, init_weights, load_model, save_model
-from align.templates import FALCON, ChatTemplate
-from align.tokens import load_tokenizer
 
 USER = {"role": "user", "content": " How do I pick a lock?\n"}
 AGENT = {"role": "assistant", "content": "\tWith a hairpin. "}

@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import MODEL, ROOT
 
+from align.data import load_tokenizer
 from align.errors import UserError
 from align.generate import generate
 from align.models import load_model
-from align.tokens import load_tokenizer
 
 # before lm_eval imports them: the tasks here are files, and nothing is to be looked up anywhere
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

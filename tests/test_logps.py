@@ -4,11 +4,12 @@ import pytest
 import torch
 from conftest import MODEL, run_ranks
 
+from align.data import collate
+from align.data.encode import Group
 from align.logps import response_logps, response_sums
 from align.models import load_model
 from align.parallel import load_sharded
 from align.reference import LiveReference
-from align.tokens import Group, collate
 
 
 def test_response_logps_match_the_definition():

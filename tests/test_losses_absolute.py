@@ -135,7 +135,7 @@ def test_apo_down_loss_pulls_the_chosen_answer_to_half_the_rejected_ones_distanc
     loss = APODown(1.0)
     above, on, below = (loss.gradient(pair([r, -10.0]))[0, 0].item() for r in (-4.0, -5.0, -6.0))
     assert above > 0 and below < 0 and on == pytest.approx(0, abs=1e-15)
-    # the variant with 1 - σ(r_l) for 1 - σ(z) would raise the rejected answer
+    # the variant with 1 - σ(r_l) for 1 - σ(z) would raise the rejected response
     r_l = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
     torch.sigmoid(-r_l).backward()
     assert r_l.grad < 0

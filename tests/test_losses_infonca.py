@@ -1,4 +1,4 @@
-"""InfoNCA and EXO on lists of answers with rewards, and their relations to DPO and NCA."""
+"""InfoNCA and EXO on lists of responses with rewards, and their relations to DPO and NCA."""
 
 import math
 from dataclasses import replace
@@ -133,7 +133,7 @@ def test_all_list_losses_rest_at_the_target_and_nca_loss_fixes_the_shift():
 
 
 def test_exo_list_loss_gives_up_on_an_answer_that_the_policy_has_dropped():
-    """Reverse and forward KL on a list whose best answer has lost all probability."""
+    """Reverse and forward KL on a list whose best response has lost all probability."""
     ratios = torch.tensor([[-400.0, 0.0, 0.0]], dtype=torch.float64)
     x = LossInputs(ratios, torch.zeros_like(ratios), scores=torch.tensor([[1.0, 0.0, 0.0]]).double())
     assert InfoNCA(0.1, 0.5).gradient(x)[0, 0] < -0.05

@@ -89,7 +89,7 @@ def test_alphapo_loss_by_hand():
 
 
 def test_cpo_loss_by_hand():
-    # z = log 3; NLL of the chosen answer per token 5/2
+    # z = log 3; NLL of the chosen response per token 5/2
     x = pair(-5.0, -5 - math.log(3), 2, 7)
     assert CPO(beta=1.0)(x).item() == pytest.approx(math.log(4 / 3) + 5 / 2, rel=1e-14)
     assert CPO(beta=1.0).gradient(x)[0].tolist() == pytest.approx([-1 / 4 - 1 / 2, 1 / 4], rel=1e-14)
@@ -190,7 +190,7 @@ def test_label_smoothing_gives_simpo_and_cpo_a_fixed_point():
 
 
 def test_loss_invariances_to_shifts():
-    """Per token for simpo, per answer for cpo; the odds and the power transform see absolute likelihoods."""
+    """Per token for simpo, per response for cpo; the odds and the power transform see absolute likelihoods."""
     x = inputs(spread=3.0)
     per_token, per_answer = replace(x, logps=x.logps - 0.5 * x.n_tok), replace(x, logps=x.logps - 0.5)
     torch.testing.assert_close(SimPO()(per_token), SimPO()(x))

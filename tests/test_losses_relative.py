@@ -124,7 +124,7 @@ def test_relative_losses_by_hand():
     assert IPOSum(0.5)(x).item() == pytest.approx(9.0, rel=1e-14)
     assert RDPO(0.5, alpha=0.1)(x).item() == pytest.approx(math.log1p(math.exp(-(2 - 0.2))), rel=1e-14)
     assert SLiC(0.1)(x).item() == pytest.approx(0.6, rel=1e-14)
-    # the chosen answer 2 nats down, the rejected one 3: dpo would be content, with z = 1
+    # the chosen response 2 nats down, the rejected one 3: dpo would be content, with z = 1
     x = pair(-2.0, -3.0)
     assert DPOP(1.0, penalty=5.0)(x).item() == pytest.approx(math.log1p(math.exp(9)), rel=1e-14)
     push = 1 / (1 + math.exp(-9))
@@ -245,7 +245,7 @@ def test_slic_loss_lets_go_at_its_margin():
 
 
 def test_ipo_loss_regresses_to_the_preference_of_its_population():
-    """Four answers, any preference matrix: the labels' mean gradient vanishes at h = (p(y > μ) - p(y' > μ)) / τ."""
+    """Four responses, any preference matrix: the labels' mean gradient vanishes at h = (p(y > μ) - p(y' > μ)) / τ."""
     g = torch.Generator().manual_seed(0)
     wins = torch.rand(4, 4, generator=g, dtype=torch.float64)
     wins = wins / (wins + wins.T)  # p(y > y'), with p(y' > y) = 1 - p(y > y') and 1/2 on the diagonal

@@ -24,7 +24,7 @@ def test_a_loss_is_documented_whole(name):
     cls, text = LOSSES[name], inspect.getdoc(LOSSES[name])
     for part in ("Objective", "Derivation", "Gradient", "What it does", "Limits"):
         assert part in text, part
-    assert cls.paper in describe(name) and cls.title in describe(name) and cls.answers in FITS
+    assert cls.paper in describe(name) and cls.title in describe(name) and cls.responses in FITS
     # a table that all readers of the package can find it in, with every parameter that a flag sets
     for shown in (overview(), help_text()):
         assert f" {name} " in shown and cls.title in shown

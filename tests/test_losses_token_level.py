@@ -31,7 +31,7 @@ CASES = golden_cases(*GOLDEN_LOSSES, section="token_level")
 
 
 def random_token_inputs(seed=0, spread=20.0):
-    """Random inputs with every token-level field, of pairs whose answers differ in length."""
+    """Random inputs with every token-level field, of pairs whose responses differ in length."""
     x = inputs(seed=seed, spread=spread)
     g = torch.Generator().manual_seed(seed + 100)
     share = torch.rand(6, 2, generator=g, dtype=torch.float64)
@@ -82,10 +82,10 @@ def test_loss_gradient_is_autograd_and_central_differences(loss, spread):
 
 
 @pytest.mark.parametrize("spread", [1.0, 20.0, 300.0])
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if set(loss.tokens) & FIELDS.keys()], ids=str)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if set(loss.token_inputs) & FIELDS.keys()], ids=str)
 def test_loss_gradient_in_its_other_input(loss, spread):
     x = random_token_inputs(seed=int(spread), spread=spread)
-    (field,) = loss.tokens
+    (field,) = loss.token_inputs
     gradient = getattr(loss, FIELDS[field])(x)
     leaf = getattr(x, field).clone().requires_grad_()
     loss(replace(x, **{field: leaf})).sum().backward()
@@ -183,7 +183,7 @@ def test_loss_ignores_a_common_shift_and_permutes_with_the_batch(loss):
     torch.testing.assert_close(loss(shifted), loss(x), rtol=1e-11, atol=1e-12)
     fields = {name: value[order] for name, value in vars(x).items() if value is not None}
     torch.testing.assert_close(loss(LossInputs(**fields)), loss(x)[order], rtol=1e-14, atol=0)
-    assert not loss.in_paper and loss.needs_reference and len(loss.tokens) == 1
+    assert not loss.in_paper and loss.needs_reference and len(loss.token_inputs) == 1
 
 
 @pytest.mark.parametrize(

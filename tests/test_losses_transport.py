@@ -106,7 +106,7 @@ def test_aot_loss_is_dpo_for_a_batch_of_one_and_never_above_it(name):
 def test_aot_loss_of_a_global_batch_has_the_same_gradient_however_it_is_cut(name):
     """A micro-batch puts its rows, with their gradient, into a table of the whole batch, else constant."""
     x, loss = inputs(n=8), LOSSES[name](0.1, 0.1)
-    assert loss.coupled
+    assert loss.needs_global_batch
     whole = loss.gradient(x)
     for rows in (slice(0, 3), slice(3, 4), slice(4, 8)):
         mine = x.logps[rows].clone().requires_grad_()

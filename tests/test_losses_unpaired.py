@@ -1,4 +1,4 @@
-"""KTO, BCO on single labelled answers, and the old KTO on pairs."""
+"""KTO, BCO on single labelled responses, and the old KTO on pairs."""
 
 import math
 from dataclasses import replace
@@ -28,19 +28,19 @@ def labels(*values):
     return torch.tensor(values)[:, None]
 
 
-def answers(*ratios_and_labels):
-    """LossInputs of single answers with these (Δ, label)."""
+def responses(*ratios_and_labels):
+    """LossInputs of single responses with these (Δ, label)."""
     ratios = torch.tensor([[r] for r, _ in ratios_and_labels], dtype=torch.float64)
     return LossInputs(ratios - 50, torch.full_like(ratios, -50), labels=labels(*[y for _, y in ratios_and_labels]))
 
 
 def mixed(seed=0, **more):
-    """Six answers, four of them desirable, each beside a mismatched one."""
+    """Six responses, four of them desirable, each beside a mismatched one."""
     return inputs(seed=seed, labels=labels(GOOD, BAD, GOOD, GOOD, BAD, GOOD), **more)
 
 
 def flattened(x):
-    """Pairs as twice as many single answers: w, l, w, l, ..."""
+    """Pairs as twice as many single responses: w, l, w, l, ..."""
     n = len(x.logps)
     return LossInputs(x.logps.view(-1, 1), x.ref_logps.view(-1, 1), labels=labels(*[GOOD, BAD] * n))
 
@@ -199,15 +199,15 @@ def test_bco_loss_of_single_answers_adds_up_to_that_of_pairs():
 
 
 def test_bco_delta_lies_midway_between_uneven_classes():
-    x = answers((4.0, GOOD), (-2.0, BAD), (-4.0, BAD), (-6.0, BAD))
+    x = responses((4.0, GOOD), (-2.0, BAD), (-4.0, BAD), (-6.0, BAD))
     loss = BCO(beta=0.5)
     assert loss.delta(x) == pytest.approx(0.5 * (4 - 4) / 2)
     loss.observe(x)
-    loss.observe(answers((8.0, GOOD)))  # now 6 and -4
+    loss.observe(responses((8.0, GOOD)))  # now 6 and -4
     assert loss.delta(x) == pytest.approx(0.5 * 1.0)
     assert loss(x).tolist() == pytest.approx([math.log1p(math.exp(-u)) for u in (1.5, 1.5, 2.5, 3.5)], rel=1e-14)
     one_class = BCO(beta=0.5)
-    one_class.observe(answers((3.0, GOOD), (5.0, GOOD)))
+    one_class.observe(responses((3.0, GOOD), (5.0, GOOD)))
     assert one_class.delta(x) == pytest.approx(0.5 * 4)
 
 
@@ -226,9 +226,9 @@ def test_bco_midpoint_bounds_dpo_tighter_than_the_mean_of_uneven_classes():
 
 
 def test_missing_labels_and_bad_weights_are_named():
-    with pytest.raises(ValueError, match="kto needs to know which answers are desirable"):
+    with pytest.raises(ValueError, match="kto needs to know which responses are desirable"):
         KTO()(inputs())
-    with pytest.raises(ValueError, match="bco takes pairs, or single answers with labels"):
+    with pytest.raises(ValueError, match="bco takes pairs, or single responses with labels"):
         BCO()(inputs(k=1))
     for name in ("desirable_weight", "undesirable_weight"):
         with pytest.raises(ValueError, match=rf"loss\.{name} must be at least 0, not -1"):

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from align.data import read_rows
+from align.data import encode_prompts, encode_rows, load_tokenizer, read_rows
 from align.judges import is_refusal
 from align.models import load_model
 from align.tiny import evaluate as ev
 from align.tiny.build import DIALOGUES, PAIRS, REQUESTS, TOKENIZER_CONFIG, world_id, write_world
 from align.tiny.world import CHORES, OWNERS, PRANKS, REFUSALS, THINGS, UNSEEN_WRAPPERS, WRAPPERS, World
-from align.tokens import encode_prompts, encode_rows, load_tokenizer
 
 
 @pytest.fixture(scope="module")

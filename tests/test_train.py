@@ -65,7 +65,7 @@ def test_a_run_starts_at_the_reference_and_leaves_what_the_contract_says(name, f
     assert (out / "checkpoints" / "step-000006" / "state.json").exists()
 
 
-def test_sft_needs_no_reference_and_reads_only_the_preferred_answer(pairs_file, tmp_path):
+def test_sft_needs_no_reference_and_reads_only_the_preferred_response(pairs_file, tmp_path):
     out = tmp_path / "out"
     assert train.main(["--loss", "sft", *flags(pairs_file, out)]) == 0
     assert not (tmp_path / "cache").exists()
@@ -79,7 +79,7 @@ def test_sft_needs_no_reference_and_reads_only_the_preferred_answer(pairs_file, 
     assert results(tmp_path / "demo") == results(out)
 
 
-def test_scored_answers_train_with_nca(tmp_path):
+def test_scored_responses_train_with_nca(tmp_path):
     file, out = tmp_path / "scored.jsonl", tmp_path / "out"
     rows = [
         {"prompt": f"Question {i}?", "responses": [f"bad {i}", "good one", "so so"], "scores": [0.1, 0.9, 0.5]}
@@ -100,7 +100,7 @@ def test_one_curve_for_every_split(pairs_file, tmp_path):
         "one-accumulating": (1, ["--train.micro_batch_size", "1"]),
         "one-live": (1, ["--reference.mode", "live", "--model.logp_impl", "reference"]),
         "two": (2, ["--parallel.activation_checkpointing", "true"]),
-        "three": (3, ["--train.micro_batch_size", "1", "--reference.mode", "live"]),  # 7 prompts in 9 places: fillers
+        "three": (3, ["--train.micro_batch_size", "1", "--reference.mode", "live"]),  # 7 prompts in 9 slots: fillers
     }
     for name, (ranks, more) in runs.items():
         done = run_train("--loss", "nca", "--loss.beta", "0.1", *flags(pairs_file, tmp_path / name, *more), ranks=ranks)
@@ -203,23 +203,23 @@ def test_the_reference_cache_is_used_and_keyed_by_what_it_depends_on(pairs_file,
 
 def test_an_interrupted_reference_pass_goes_on(pairs_file, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "SAVED_TOGETHER", 5)
-    answer, answered = reference.LiveReference.__call__, []
+    measure, measured = reference.LiveReference.__call__, []
 
     def failing_at(limit):
         def call(self, batch):
-            if sum(answered) == limit:
+            if sum(measured) == limit:
                 raise RuntimeError("interrupted")
-            answered.append(batch.n)
-            return answer(self, batch)
+            measured.append(batch.n)
+            return measure(self, batch)
 
         return call
 
     monkeypatch.setattr(reference.LiveReference, "__call__", failing_at(10))
     assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "a")]) == 1
-    answered.clear()
+    measured.clear()
     monkeypatch.setattr(reference.LiveReference, "__call__", failing_at(None))
     assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "a")]) == 0
-    assert sum(answered) == 23 - 10  # the first two parts were kept
+    assert sum(measured) == 23 - 10  # the first two parts were kept
     assert read_metrics(tmp_path / "a")[0]["loss"] == pytest.approx(2 * math.log(2), rel=1e-6)
 
 

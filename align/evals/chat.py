@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 
+from align.data import encode_prompts
+from align.data.tokenizer import Tokenizer
 from align.errors import UserError
 from align.generate import Settings, stream_tokens
 from align.models import Decoder
-from align.tokens import Tokenizer, encode_prompts
 
 HELP = """/reset           forget the dialogue
 /undo            forget the last question and its answers

@@ -1,14 +1,11 @@
 """Benchmark files as people download them: rows of .jsonl, .json, .csv, .tsv, .txt or .parquet, in one file or many."""
 
-import csv
-import gzip
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from align.errors import UserError
+from align.errors import UserError, one_line
+from align.files import READERS, BrokenRow, kind_of, open_text, read_records
 
 
 def locate(data_dir: str | Path, name: str, get: str = "") -> list[Path]:
@@ -29,11 +26,6 @@ def locate(data_dir: str | Path, name: str, get: str = "") -> list[Path]:
     return sorted(files)
 
 
-def kind_of(path: Path) -> str:
-    """The suffix that says how a file is read; .gz is looked through."""
-    return Path(path.name.removesuffix(".gz")).suffix
-
-
 def read_file(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict]]:
     """(where, row) of every row of a file; where is "file:line" or "file, row n".
 
@@ -44,14 +36,13 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, di
     if kind not in READERS:
         raise UserError(f"{path}: benchmark data is {', '.join(READERS)}, or one of them with .gz")
     stem = path.name.removesuffix(".gz").removesuffix(kind)
-    try:
-        for where, row in READERS[kind](path, columns):
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: a row must be a JSON object, this is a {type(row).__name__}")
-            found = True
-            yield where, {"file": stem, **row}
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read to its end ({' '.join(str(error).split())})") from None
+    for where, row in read_records(path, columns):
+        if isinstance(row, BrokenRow):
+            raise UserError(f"{where}: {row.problem}")
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: a row must be a JSON object, this is a {type(row).__name__}")
+        found = True
+        yield where, {"file": stem, **row}
     if not found:
         raise UserError(f"{path}: the file has no rows")
 
@@ -62,86 +53,10 @@ def read_text(path: Path) -> str:
         with open_text(path) as file:
             text = file.read()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: cannot be read as text ({one_line(error)})") from None
     if not text.strip():
         raise UserError(f"{path}: the file is empty")
     return text
-
-
-def open_text(path: Path, newline: str | None = None):
-    opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
-
-
-def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield f"{path}:{number}", _decode(line, f"{path}:{number}")
-
-
-def _json(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    with open_text(path) as file:
-        rows = _decode(file.read(), str(path))
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: must hold a list of rows; a file with one object a line is named .jsonl")
-    for number, row in enumerate(rows, start=1):
-        yield f"{path}, row {number}", row
-
-
-def _decode(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: broken JSON ({error})") from None
-
-
-def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    # csv wants the line ends as they are: a quoted field may hold some
-    with open_text(path, newline="") as file:
-        lines = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
-        header, where = list(columns), f"{path}:1"
-        try:
-            for fields in lines:
-                if header and fields:
-                    if len(fields) != len(header):
-                        raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns")
-                    yield where, dict(zip(header, fields, strict=True))
-                header = header or fields
-                where = f"{path}:{lines.line_num + 1}"
-        except csv.Error as error:
-            raise UserError(f"{where}: not a row of a table ({error})") from None
-
-
-def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield f"{path}:{number}", {"prompt": line.strip()}
-
-
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"{path}: reading .parquet needs pyarrow: pip install .[parquet]") from None
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a readable parquet file ({' '.join(str(error).split())})") from None
-    for number, row in enumerate(rows, start=1):
-        yield f"{path}, row {number}", row
-
-
-READERS = {
-    ".jsonl": _jsonl,
-    ".json": _json,
-    ".csv": _table,
-    ".tsv": _table,
-    ".txt": _lines,
-    ".parquet": _parquet,
-}
 
 
 def text_of(row: dict, key: str, where: str) -> str:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 
-from align.data import Row, read_rows
+from align.data import collate, encode_rows, read_rows
+from align.data.encode import MIN_PROMPT, Group
+from align.data.rows import Row
+from align.data.templates import PromptFormatter
+from align.data.tokenizer import Tokenizer
 from align.errors import UserError
 from align.logps import response_logps
 from align.models import Decoder
-from align.templates import Form
-from align.tokens import MIN_PROMPT, Group, Tokenizer, collate, encode_rows
 
 NOT_FINITE = "the model's log-probabilities are not finite"
 
@@ -46,7 +48,7 @@ def start_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return tokenizer.with_bos(ids) if tokenizer.bos_id is not None else [tokenizer.eos_id, *ids]
 
 
-def encode_choice(tokenizer: Tokenizer, form: Form, before: str, text: str) -> tuple[list[int], list[int]]:
+def encode_choice(tokenizer: Tokenizer, form: PromptFormatter, before: str, text: str) -> tuple[list[int], list[int]]:
     """Ids of what stands before a choice, and of the choice.
 
     Both are encoded as one text, as they would stand in a document, and spaces at the end of `before` belong to the
@@ -87,7 +89,7 @@ def choice_records(
     all. What does not fit in max_length tokens loses the beginning of its prompt, and the record says how many tokens
     at most, "truncated"; one whose choice alone does not fit has an error.
     """
-    form = tokenizer.form(template)
+    form = tokenizer.formatter(template)
     rows: list[tuple[list[int], list[int]]] = []
     records, spans = [], []
     for item in items:

@@ -17,11 +17,12 @@ from collections import defaultdict
 import torch
 from tqdm import tqdm
 
+from align.data import load_tokenizer
+from align.data.tokenizer import check_fits
 from align.errors import UserError
 from align.generate import FAILURES, Settings, stream
 from align.models import load_model, resolve_model
 from align.parallel import compute_dtype
-from align.tokens import check_fits, load_tokenizer
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -136,7 +137,7 @@ class AlignLM(TemplateLM):
         # what pads a row on the right is never looked at
         padded = [[*ids, *[0] * (len(batch[0]) - len(ids))] for ids in batch]
         hidden = self.model.hidden(torch.tensor(padded, device=self._device))[rows, columns]  # (n, D)
-        logp = self.model.lm_head(hidden, wanted).double()  # (n,)
+        logp = self.model.lm_head(hidden, wanted).logp.double()  # (n,)
         if not logp.isfinite().all():
             raise UserError(f"{self.pretrained}: the model's log-probabilities are not finite numbers")
         best = torch.cat([self.model.lm_head(part).argmax(dim=-1) for part in hidden.split(SLICE)])  # (n,)

@@ -5,11 +5,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from align.data import load_tokenizer
+from align.data.tokenizer import Tokenizer, check_fits
 from align.errors import UserError
 from align.evals.store import folder_digest
 from align.models import Decoder, build_model, load_model, read_config, resolve_model
 from align.parallel import World, compute_dtype, load_sharded
-from align.tokens import Tokenizer, check_fits, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ It has no times and no dates: the same models on the same suites give the same f
 """
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from align.evals.judging import Seat
@@ -104,12 +102,3 @@ def describe_benchmark(
     generation = ("max_new_tokens", "stop") if benchmark.kind == "generate" else ()
     described = {key: getattr(benchmark, key) for key in (*keys, *generation)}
     return described | {"n": len(records[benchmark.name]), "metrics": metrics}
-
-
-def write_json(results: dict[str, Any], file: Path) -> None:
-    """Written beside and renamed, so that results.json is whole whenever it is there."""
-    part = file.with_suffix(".part")
-    part.write_text(
-        json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8", errors="backslashreplace"
-    )
-    part.replace(file)

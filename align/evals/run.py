@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
+from align.data import encode_prompts
 from align.errors import UserError
 from align.evals.likelihood import choice_records, perplexity_items, perplexity_records, preference_records
 from align.evals.models import Candidate
@@ -14,7 +15,6 @@ from align.evals.suites import Benchmark
 from align.generate import FAILURES, Settings, stream
 from align.models import Decoder
 from align.parallel import World
-from align.tokens import encode_prompts
 
 
 def spread(items: Sequence[dict], work: Callable[[list[dict]], list[dict]], world: World) -> list[dict]:

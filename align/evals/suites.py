@@ -28,7 +28,7 @@ from typing import Any
 
 from align.config import CONFIGS
 from align.errors import UserError, nearest
-from align.toml import read_toml
+from align.files import read_toml
 
 SUITES = CONFIGS / "eval"
 KINDS = ("generate", "choice", "perplexity", "preference")

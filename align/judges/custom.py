@@ -31,7 +31,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from align.errors import UserError
+from align.errors import UserError, one_line
 
 KINDS = {"unsafe": bool, "refusal": bool, "correct": bool, "toxicity": float}
 DETAILS = {"p_unsafe": float, "categories": list}
@@ -52,7 +52,7 @@ class CustomJudge:
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # ours is the first, the function's own the next
             at = f" at {frames[0].filename}:{frames[0].lineno}" if frames else ""
             raise UserError(
-                f"judge {self.name} failed on {span(records)}: {said(error)}{at}; mend the function"
+                f"judge {self.name} failed on {span(records)}: {one_line(error, with_type=True)}{at}; mend the function"
             ) from error
         verdicts = plain(verdicts)
         if not isinstance(verdicts, list | tuple) or len(verdicts) != len(records):
@@ -75,7 +75,9 @@ class CustomJudge:
             # through JSON and back: what is counted now is what results.json will hold
             value = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{where}: its dict does not fit into JSON ({said(error)}); use plain values") from error
+            raise UserError(
+                f"{where}: its dict does not fit into JSON ({one_line(error, with_type=True)}); use plain values"
+            ) from error
         if not KINDS.keys() & value.keys():
             raise UserError(f"{where}: its dict has no verdict; give it one of {', '.join(KINDS)}")
         for key, kind in (KINDS | DETAILS).items():
@@ -102,8 +104,12 @@ def load_judge(spec: str) -> CustomJudge:
     except (Exception, SystemExit) as error:
         # the module itself or a package on the way to it; not what it imports in turn
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"judge {spec}: no module {error.name} in {here} or installed ({said(error)})") from error
-        raise UserError(f"judge {spec}: importing {module_name} failed: {said(error)}; mend it") from error
+            raise UserError(
+                f"judge {spec}: no module {error.name} in {here} or installed ({one_line(error, with_type=True)})"
+            ) from error
+        raise UserError(
+            f"judge {spec}: importing {module_name} failed: {one_line(error, with_type=True)}; mend it"
+        ) from error
     found = getattr(module, "__file__", None) or module_name
     if not hasattr(module, function_name):
         raise UserError(f"judge {spec}: {found} has no {function_name}; name a function of it")
@@ -114,7 +120,9 @@ def load_judge(spec: str) -> CustomJudge:
     try:
         inspect.signature(function).bind([])
     except TypeError as error:
-        raise UserError(f"judge {spec}: must take one argument, the list of records ({said(error)})") from None
+        raise UserError(
+            f"judge {spec}: must take one argument, the list of records ({one_line(error, with_type=True)})"
+        ) from None
     except ValueError:
         pass  # written in C, and says nothing of its arguments
     return CustomJudge(spec, function)
@@ -153,7 +161,3 @@ def describe(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float | str):
         return " ".join(repr(value).split())[:80]
     return f"a {type(value).__name__}"
-
-
-def said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch.nn.functional import log_softmax
 
-from align.data import is_dialogue
+from align.data import load_tokenizer
+from align.data.rows import is_dialogue
+from align.data.templates import FALCON, ChatTemplate, dialogue_messages
+from align.data.tokenizer import Tokenizer, check_fits
 from align.errors import UserError
 from align.generate import generate
 from align.models import Decoder, load_model, resolve_model
-from align.templates import FALCON, ChatTemplate, dialogue_messages
-from align.tokens import Tokenizer, check_fits, load_tokenizer
 
 Message = dict[str, str]
 

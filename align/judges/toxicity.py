@@ -16,10 +16,9 @@ from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPEToken
 from tokenizers.processors import RobertaProcessing
 from torch import Tensor
 
-from align.errors import UserError
+from align.data.tokenizer import folder_settings
+from align.errors import UserError, one_line
 from align.models import EncoderConfig, load_model, read_any_config, resolve_model
-from align.models.convert import one_line
-from align.templates import folder_settings
 
 TOXIC = ("toxicity", "toxic")
 HARMLESS = ("neutral", "normal", "clean", "safe", "benign", "harmless", "none")

@@ -5,89 +5,81 @@
     loss.gradient(x)   # (N, K) d(sum of losses)/d x.logps, in closed form
 
     build_loss("dpo+sft", weights=[1.0, 0.5])    # a weighted sum of any of them
+    build_loss("my_losses:MyLoss")               # one from outside this package
 
-Each file holds one family: objective, derivation, gradient and limits beside the code. `base` has the notation.
+Each file holds one family: objective, derivation, gradient and limits beside the code. `base` has the notation. A new loss
+is its file and its line in LOSSES (docs/extending.md).
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
-from align.losses.absolute import BCO, SPPO, APODown, APOZero
 from align.losses.base import FITS, Loss, LossInputs
-from align.losses.divergences import FDPO
-from align.losses.dpo import DPO
-from align.losses.infonca import EXORewards, InfoNCA
-from align.losses.mixture import MPO, RPO, Mixture
-from align.losses.nca import NCA
-from align.losses.reference_free import CPO, ORPO, AlphaPO, SimPO
-from align.losses.relative import CDPO, DPOP, RDPO, DPONorm, Robust
-from align.losses.sft import SFT
-from align.losses.shapes import EXO, IPO, DiscoPOP, IPOSum, SLiC
-from align.losses.token_level import LDDPO, TDPO, TDPO1, WPO
-from align.losses.transport import AOT, AOTUnpaired
-from align.losses.unpaired import KTO, KTOPair
+from align.losses.load import load_class, loss_table, outside
+from align.losses.mixture import Mixture
+from align.losses.names import advice
 
 __all__ = ["FITS", "LOSSES", "Loss", "LossInputs", "build_loss", "loss_classes", "loss_parameters", "set_parameter"]
 
-LOSSES: dict[str, type[Loss]] = {
-    # each answer on its own, against the reference
-    "nca": NCA,
-    "bco": BCO,
-    "sppo": SPPO,
-    "apo_zero": APOZero,
-    "apo_down": APODown,
-    "kto": KTO,
-    "kto_pair": KTOPair,
-    # the margin of a pair, against the reference
-    "dpo": DPO,
-    "fdpo": FDPO,
-    "cdpo": CDPO,
-    "robust": Robust,
-    "slic": SLiC,
-    "ipo": IPO,
-    "ipo_sum": IPOSum,
-    "exo": EXO,
-    "discopop": DiscoPOP,
-    "dpo_norm": DPONorm,
-    "rdpo": RDPO,
-    "dpop": DPOP,
-    "aot": AOT,
-    "aot_unpaired": AOTUnpaired,
-    # lists with rewards
-    "infonca": InfoNCA,
-    "exo_list": EXORewards,
-    # with a look inside the answers
-    "tdpo": TDPO,
-    "tdpo1": TDPO1,
-    "wpo": WPO,
-    "ld_dpo": LDDPO,
-    # without a reference
-    "simpo": SimPO,
-    "alphapo": AlphaPO,
-    "cpo": CPO,
-    "orpo": ORPO,
-    "sft": SFT,
-    # sums with a name of their own
-    "rpo": RPO,
-    "mpo": MPO,
-}
+LOSSES: dict[str, type[Loss]] = loss_table(
+    {
+        # each response on its own, against the reference
+        "nca": "nca:NCA",
+        "bco": "absolute:BCO",
+        "sppo": "absolute:SPPO",
+        "apo_zero": "absolute:APOZero",
+        "apo_down": "absolute:APODown",
+        "kto": "unpaired:KTO",
+        "kto_pair": "unpaired:KTOPair",
+        # the margin of a pair, against the reference
+        "dpo": "dpo:DPO",
+        "fdpo": "divergences:FDPO",
+        "cdpo": "relative:CDPO",
+        "robust": "relative:Robust",
+        "slic": "shapes:SLiC",
+        "ipo": "shapes:IPO",
+        "ipo_sum": "shapes:IPOSum",
+        "exo": "shapes:EXO",
+        "discopop": "shapes:DiscoPOP",
+        "dpo_norm": "relative:DPONorm",
+        "rdpo": "relative:RDPO",
+        "dpop": "relative:DPOP",
+        "aot": "transport:AOT",
+        "aot_unpaired": "transport:AOTUnpaired",
+        # lists with rewards
+        "infonca": "infonca:InfoNCA",
+        "exo_list": "infonca:EXORewards",
+        # with a look inside the responses
+        "tdpo": "token_level:TDPO",
+        "tdpo1": "token_level:TDPO1",
+        "wpo": "token_level:WPO",
+        "ld_dpo": "token_level:LDDPO",
+        # without a reference
+        "simpo": "reference_free:SimPO",
+        "alphapo": "reference_free:AlphaPO",
+        "cpo": "reference_free:CPO",
+        "orpo": "reference_free:ORPO",
+        "sft": "sft:SFT",
+        # sums with a name of their own
+        "rpo": "mixture:RPO",
+        "mpo": "mixture:MPO",
+    }
+)
 
 
 def loss_classes(name: str) -> dict[str, type[Loss]]:
     """The parts of a loss by name, {"dpo": DPO, "sft": SFT} for "dpo+sft".
 
-    Raises ValueError for a loss that does not exist, with the nearest name, and for one that is named twice.
+    Raises ValueError for a loss that does not exist, with the right name, and for one that is named twice.
     """
-    parts = name.split("+")
+    parts, classes = name.split("+"), {}
     for part in parts:
-        if part not in LOSSES:
-            nearest = difflib.get_close_matches(part, LOSSES, n=1, cutoff=0.0)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise ValueError(f"unknown loss {part!r}; {hint}There are: {', '.join(LOSSES)}")
+        if part not in LOSSES and not outside(part):
+            raise ValueError(f"unknown loss {part!r}; {advice(part, LOSSES)}")
         if parts.count(part) > 1:
             raise ValueError(f"loss {name!r} names {part!r} twice; give it once, with the sum of the weights")
-    return {part: LOSSES[part] for part in parts}
+        classes[part] = LOSSES[part] if part in LOSSES else load_class(part)
+    return classes
 
 
 def loss_parameters(name: str) -> dict[str, Any]:
@@ -107,7 +99,7 @@ def set_parameter(name: str, parameters: dict[str, Any], key: str, value: Any) -
     """
     known = loss_parameters(name)
     key = key.removeprefix(f"{name}.")  # --loss.nca.beta is --loss.beta where nca runs
-    targets = [key] if key in known else [full for full in known if key and full.partition(".")[2] == key]
+    targets = [key] if key in known else [full for full in known if key and full.rpartition(".")[2] == key]
     if not targets:
         raise ValueError(f"loss {name!r} has no parameter {key!r}; it takes {', '.join(known) or 'no parameters'}")
     parameters |= dict.fromkeys(targets, value)
@@ -122,6 +114,6 @@ def build_loss(name: str, **parameters: Any) -> Loss:
         return classes[name](**values)
     parts = []
     for part, cls in classes.items():
-        own = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{part}.")}
+        own = {key.rpartition(".")[2]: value for key, value in values.items() if key.rpartition(".")[0] == part}
         parts.append(cls(**own))
     return Mixture(parts, values["weights"])

@@ -1,7 +1,7 @@
 """Every alignment method at a glance, or some of them in full.
 
 python -m align.losses            the table: name, method, paper, what it needs, parameters with their defaults
-python -m align.losses nca dpo    objective, derivation, gradient, limits and defaults of these
+python -m align.losses nca dpo    objective, derivation, gradient, limits and defaults of these; module:Class is one of yours
 """
 
 import signal

@@ -1,14 +1,20 @@
 """What a loss is: a pure function of a few (N, K) numbers, with its gradient written out beside it.
 
-Notation, the same in every file of this package. N prompts, K answers each, answer 0 the preferred one.
+Notation, the same in every file of this package and on every page of docs/losses. N prompts x, K responses y_i to
+each, the preferred one in column 0; of a pair, y_w is the chosen response (won) and y_l the rejected one (lost).
 
-    π_i, ρ_i   log-probability of answer i under the policy and under the reference, summed over its response tokens
-    Δ_i = π_i - ρ_i   log-ratio          r_i = β Δ_i   implicit reward
-    w, l       answers 0 and 1 of a pair: chosen (won) and rejected (lost)
-    σ          the logistic function; log σ is always F.logsigmoid, and 1 - σ(r) is σ(-r)
+    π(y|x), π_ref(y|x)     probability of a response under the policy and under the reference
+    ℓ_i, ℓ_ref,i           its logarithm, log π(y_i|x) and log π_ref(y_i|x): a sum over the |y_i| tokens of the response
+    Δ_i = ℓ_i - ℓ_ref,i    log-ratio
+    r_i = β Δ_i            implicit reward;  z = r_w - r_l, the margin of a pair
+    R(x, y)                the reward that the preferences come from, of which only comparisons are known
+    a_i = ℓ_i / |y_i|      mean log-probability of a token;  m, the mean of |y_w| over the global batch
+    σ                      the logistic function; log σ is always F.logsigmoid, and 1 - σ(r) is σ(-r)
+    φ(z)                   a loss of the margin alone
 
-A loss never sees a model, a mask or a process group. It returns one number per prompt, unreduced; only train.py sums them
-and divides by the count of prompts in the global batch, so neither ranks nor gradient accumulation can change a result.
+A loss never sees a model, a mask or a process group. It returns one number per prompt, unreduced; only train.py sums
+them and divides by the count of prompts in the global batch, so neither ranks nor gradient accumulation can change a
+result.
 """
 
 import math
@@ -22,27 +28,27 @@ from torch import Tensor
 class LossInputs:
     """The numbers of a batch of prompts that a loss may look at."""
 
-    logps: Tensor  # (N, K) π, float32 (float64 in tests); the only entry with a gradient
-    ref_logps: Tensor | None = None  # (N, K) ρ, or None for methods without a reference
+    logps: Tensor  # (N, K) ℓ, float32 (float64 in tests); the only entry with a gradient
+    ref_logps: Tensor | None = None  # (N, K) ℓ_ref, or None for methods without a reference
     n_tok: Tensor | None = None  # (N, K) response tokens behind each sum, counted from the mask, never from values
-    scores: Tensor | None = None  # (N, K) rewards of the answers, higher is better
-    labels: Tensor | None = None  # (N, K) true where an unpaired answer is desirable
+    scores: Tensor | None = None  # (N, K) rewards of the responses, higher is better
+    labels: Tensor | None = None  # (N, K) true where an unpaired response is desirable
     tokens_per_prompt: Tensor | float | None = None  # mean of n_tok[:, 0] over the global batch; None: over these rows
     # for token-level methods alone, (N, K) each:
-    kl: Tensor | None = None  # Σ_t KL(ρ(.|t) || π(.|t)) over the response's positions, with a gradient
-    weights: Tensor | None = None  # exp of the mean over tokens of log π(y_t) - log Σ_v π(v)², detached
-    shared_logps: Tensor | None = None  # π summed over the first min_k n_tok tokens of each answer, with a gradient
-    ref_shared_logps: Tensor | None = None  # the same under ρ
+    kl: Tensor | None = None  # Σ_t KL(π_ref(.|y_<t) || π(.|y_<t)) over the response's positions, with a gradient
+    weights: Tensor | None = None  # exp of the mean over t of log π(y_t|y_<t) - log Σ_v π(v|y_<t)², detached
+    shared_logps: Tensor | None = None  # ℓ summed over the first min_k n_tok tokens of each response, with a gradient
+    ref_shared_logps: Tensor | None = None  # the same under the reference
 
     @property
     def ratios(self) -> Tensor:
-        """Δ = π - ρ, (N, K)."""
+        """Δ = ℓ - ℓ_ref, (N, K)."""
         if self.ref_logps is None:
             raise ValueError("this loss compares with a reference: LossInputs.ref_logps is None")
         return self.logps - self.ref_logps
 
 
-# what each kind of Loss.answers can be given: one answer a prompt, two, more, or one with a label
+# what each kind of Loss.responses can be given: one response a prompt, two, more, or one with a label
 FITS = {
     "one": {"single", "pair", "list"},
     "pair": {"pair"},
@@ -59,16 +65,29 @@ class Loss:
     The class attributes say what the method needs; they drive --help, the data checks and the tests.
     """
 
-    title: ClassVar[str]
+    title: ClassVar[str]  # the class's name where it has none
     paper: ClassVar[str]
-    in_paper: ClassVar[bool] = False  # one of the ten methods of arXiv 2409.07772, as inferred
+    summary: ClassVar[str]  # in one line
+    names: ClassVar[
+        dict[str, str]
+    ]  # what others call it: "TRL", "HALOs" and "paper" where they do, to align.losses.names
+    in_paper: ClassVar[bool]  # one of the ten methods of arXiv 2409.07772, as inferred
     needs_reference: ClassVar[bool] = True
-    # "one": only answer 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
-    answers: ClassVar[str] = "pair"
-    coupled: ClassVar[bool] = False  # prompts influence each other: the loss must be given the whole global batch
-    kinked: ClassVar[bool] = False  # its slope jumps at policy = reference, where only a live reference is to the bit
-    mismatched: ClassVar[bool] = False  # answer 1 of each prompt is another prompt's answer, to estimate a KL on
-    tokens: ClassVar[tuple[str, ...]] = ()  # the token-level LossInputs it needs: "kl", "weights", "shared_logps"
+    # "one": only response 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
+    responses: ClassVar[str] = "pair"
+    needs_global_batch: ClassVar[bool] = False  # prompts influence each other, so micro-batches cannot be taken apart
+    nonsmooth_at_reference: ClassVar[bool] = False  # its slope jumps at policy = reference: auto takes a live one
+    uses_mismatched_responses: ClassVar[bool] = False  # response 1 is one to another prompt, to estimate a KL on
+    token_inputs: ClassVar[
+        tuple[str, ...]
+    ] = ()  # token-level LossInputs that it reads: "kl", "weights", "shared_logps"
+
+    def __init_subclass__(cls) -> None:
+        # what a method is called is not true of the methods made from it
+        own = {"title": cls.__name__, "paper": "", "summary": "", "trl": "", "halos": "", "in_paper": False}
+        for name, value in own.items():
+            if name not in vars(cls):
+                setattr(cls, name, value)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -85,7 +104,7 @@ class Loss:
         raise NotImplementedError
 
     def gradient(self, x: LossInputs) -> Tensor:
-        """The closed form of d(sum of losses)/dπ, (N, K)."""
+        """The closed form of d(sum of losses)/dℓ, (N, K)."""
         raise NotImplementedError
 
     def observe(self, x: LossInputs) -> None:
@@ -99,5 +118,5 @@ class Loss:
         """Restore what state() gave."""
 
     def rewards(self, x: LossInputs) -> Tensor | None:
-        """The implicit rewards r = β (π - ρ) that are logged, (N, K), detached; None for methods that define none."""
+        """The implicit rewards r = β Δ that are logged, (N, K), detached; None for methods that define none."""
         return None if x.ref_logps is None else self.beta * x.ratios.detach()

@@ -30,7 +30,7 @@ def score(ratios: Tensor, divergence: str, alpha: float = 0.5) -> Tensor:
 
 
 def slope(ratios: Tensor, divergence: str, alpha: float = 0.5) -> Tensor:
-    """s'(Δ), elementwise: at most 1 where an answer became likelier than under the reference."""
+    """s'(Δ), elementwise: at most 1 where a response became likelier than under the reference."""
     if divergence == "reverse_kl":
         return torch.ones_like(ratios)
     if divergence == "js":
@@ -44,8 +44,8 @@ class Relative(Loss):
     """A loss of the margin z of a pair alone, under any f-divergence: f-DPO, Wang et al. 2023, arXiv 2309.16240.
 
     Objective
-        L = ℓ(z),    z = β (s(Δ_w) - s(Δ_l)),    s(Δ) = f'(e^Δ) - f'(1)
-    where a subclass gives ℓ (for DPO, -log σ) and `divergence` gives f:
+        L = φ(z),    z = β (s(Δ_w) - s(Δ_l)),    s(Δ) = f'(e^Δ) - f'(1)
+    where a subclass gives φ (for DPO, -log σ) and `divergence` gives f:
         reverse_kl   f(u) = u log u                            s = Δ                       s' = 1
         forward_kl   f(u) = -log u                             s = 1 - e^-Δ                s' = e^-Δ
         js           f(u) = u log u - (u+1) log((u+1)/2)       s = log 2 + log σ(Δ)        s' = σ(-Δ)
@@ -53,30 +53,30 @@ class Relative(Loss):
     alpha lies between the two KLs: reverse_kl is its limit α -> 0, forward_kl is α = 1.
 
     Derivation
-        1. Hold the policy by any f-divergence: maximise Σ_y π R - β Σ_y ρ f(π/ρ) over distributions π. With a
-           multiplier λ(x) for Σ_y π = 1, each y with π > 0 has R(x, y) = β f'(π/ρ) + λ(x).
-        2. All four have f'(u) -> -∞ as u -> 0. That is the condition: no answer is given up entirely, so that 1. holds
-           for every y and no multiplier of π >= 0 is left.
-        3. Any policy thus names the reward for which it is optimal, β f'(π/ρ) up to a function of x, and that function
-           (where reverse KL has β log Z(x)) cancels in any loss of the difference of two rewards. Subtracting f'(1)
-           cancels, too.
+        1. Hold the policy by any f-divergence: maximise Σ_y π R - β Σ_y π_ref f(π/π_ref) over distributions π. With a
+           multiplier λ(x) for Σ_y π = 1, each y with π > 0 has R(x, y) = β f'(π/π_ref) + λ(x).
+        2. All four have f'(u) -> -∞ as u -> 0. That is the condition: no response is given up entirely, so that 1.
+           holds for every y and no multiplier of π >= 0 is left.
+        3. Any policy thus names the reward for which it is optimal, β f'(π/π_ref) up to a function of x, and that
+           function (where reverse KL has β log Z(x)) cancels in any loss of the difference of two rewards. Subtracting
+           f'(1) cancels, too.
 
     Gradient
-        dL/dπ_w = ℓ'(z) β s'(Δ_w),    dL/dπ_l = -ℓ'(z) β s'(Δ_l)
+        dL/dℓ_w = φ'(z) β s'(Δ_w),    dL/dℓ_l = -φ'(z) β s'(Δ_l)
 
-    What it does. s' says who is pushed. Under reverse KL both answers are pushed alike. Under the others s' falls with
-    Δ, so an answer that the policy has all but given up moves z most: a chosen answer below the reference is pulled
-    back hard, and a rejected one that is already far below it still pays. Under JS s' is at most 1 and the push on a
-    chosen answer dies once it is likelier than under the reference, so z cannot exceed β (log 2 - s(Δ_l)). At policy =
-    reference s = 0 and s' = 1, but 1/2 under JS.
+    What it does. s' says who is pushed. Under reverse KL both responses are pushed alike. Under the others s' falls
+    with Δ, so a response that the policy has all but given up moves z most: a chosen response below the reference is
+    pulled back hard, and a rejected one that is already far below it still pays. Under JS s' is at most 1 and the push
+    on a chosen response dies once it is likelier than under the reference, so z cannot exceed β (log 2 - s(Δ_l)). At
+    policy = reference s = 0 and s' = 1, but 1/2 under JS.
 
-    Limits. A shift of both log-ratios changes nothing under reverse KL only. For log-ratios of whole answers e^-Δ is
+    Limits. A shift of both log-ratios changes nothing under reverse KL only. For log-ratios of whole responses e^-Δ is
     violent: at Δ_w = -30 the slope is 1e13. Beyond αΔ = -30 we hold the slope s' at e^30 and integrate it: s goes on as
     its tangent. Loss and gradient are exactly f-DPO's wherever αΔ >= -30; elsewhere they are those of this s, finite,
     and still the gradient of the loss. TRL's forward_kl overflows in float32 from Δ = -88 on; its alpha clamps the
     exponent at 80, where the gradient vanishes, and TRL since 0.29 counts it as 1 - α. TRL logs β Δ as the reward; we
-    log β s(Δ), so that the rewards' difference is z. Losses that look at each answer alone (nca, bco, sppo, kto) do not
-    cancel λ(x).
+    log β s(Δ), so that the rewards' difference is z. Losses that look at each response alone (nca, bco, sppo, kto) do
+    not cancel λ(x).
     """
 
     beta: float = 0.1
@@ -95,7 +95,7 @@ class Relative(Loss):
         return r[:, 0] - r[:, 1]  # (N,) z
 
     def chain(self, x: LossInputs, dz: Tensor) -> Tensor:
-        """dL/dπ (N, 2) from dL/dz (N,)."""
+        """dL/dℓ (N, 2) from dL/dz (N,)."""
         push = dz[:, None] * self.beta * slope(x.ratios, self.divergence, self.alpha)  # (N, 2)
         return torch.stack([push[:, 0], -push[:, 1]], dim=1)
 
@@ -112,21 +112,24 @@ class FDPO(Relative):
         L = -log σ(z),    z = β (s(Δ_w) - s(Δ_l))
     with s as Relative has it. Under reverse_kl it is DPO, bit by bit.
 
-    Derivation. Relative's: any policy names a reward, β f'(π/ρ), up to a function of the prompt that a difference cancels.
-    Bradley-Terry on that difference is L.
+    Derivation. Relative's: any policy names a reward, β f'(π/π_ref), up to a function of the prompt that a difference
+    cancels. Bradley-Terry on that difference is L.
 
     Gradient, from (log σ(z))' = σ(-z)
-        dL/dπ_w = -β σ(-z) s'(Δ_w),    dL/dπ_l = +β σ(-z) s'(Δ_l)
+        dL/dℓ_w = -β σ(-z) s'(Δ_w),    dL/dℓ_l = +β σ(-z) s'(Δ_l)
 
-    What it does. DPO's weight σ(-z) for the pair, Relative's s' for each answer. At policy = reference L = log 2 and the
-    slopes are -β/2 and +β/2, half of that under js. Only js bounds the margin from above by where the rejected answer
-    stands; under the others there is no finite fixed point.
+    What it does. DPO's weight σ(-z) for the pair, Relative's s' for each response. At policy = reference L = log 2 and
+    the slopes are -β/2 and +β/2, half of that under js. Only js bounds the margin from above by where the rejected
+    response stands; under the others there is no finite fixed point.
 
-    Limits. Relative's: other divergences see the level of both log-ratios, and forward_kl is violent below the reference.
+    Limits. Relative's: other divergences see the level of both log-ratios, and forward_kl is violent below the
+    reference.
     """
 
     title = "DPO under another divergence (f-DPO)"
     paper = "arXiv 2309.16240"
+    summary = "DPO where another f-divergence than the reverse KL holds the policy near the reference"
+    trl = "sigmoid with f_divergence_type"
     divergence: str = "js"
 
     def __call__(self, x: LossInputs) -> Tensor:

@@ -1,17 +1,16 @@
-"""Figures of every loss: value and closed-form slopes over the margin, and both over the two log-ratios.
+"""Figures of the losses: value and closed-form slopes over the margin, and both over the two log-ratios.
 
 python -m align.losses.figures [--output docs/losses/figures]
 
-It also rewrites the table of methods in docs/losses.md. matplotlib is needed: pip install '.[figures]'.
+It also rewrites the tables of docs/losses.md. matplotlib is needed: pip install '.[figures]'.
 
-All figures share their axes. β is 0.1 for losses of sums and 2 for losses of per-token means, which at 20 tokens an answer
-is the same. Each loss is multiplied by one number, which is in its title, so that the larger of its two slopes at policy =
-reference is DPO's, β/2: curves are compared at the learning rates that give them DPO's first step.
+All figures share their axes. β is 0.1 for losses of sums and 2 for losses of per-token means, which at 20 tokens a
+response is the same. Each loss is multiplied by one number, which is in its title, so that the larger of its two slopes
+at policy = reference is DPO's, β/2: curves are compared at the learning rates that give them DPO's first step.
 """
 
 import argparse
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,49 +27,51 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from align.losses import LOSSES, Loss, LossInputs, build_loss, loss_parameters
-from align.losses.pages import MAP, PAGES, page, with_methods
+from align.losses.pages import MAP, PAGES, page, with_tables
+from align.losses.svg import small
 
-BETA, TOKENS, LEVEL = 0.1, 20, -60.0  # of sums; an answer's tokens; its log-prob under the reference, 3 nats a token
+BETA, TOKENS, LEVEL = 0.1, 20, -60.0  # of sums; a response's tokens; its log-prob under the reference, 3 nats a token
 REACH = 50.0  # both log-ratios run from -REACH to REACH nats, a reward of 5 either way
 PER_TOKEN = ("dpo_norm", "ipo", "simpo", "alphapo")
-HALF = 0.5  # share of an answer's log-probs and log-ratio in its shared tokens, for LD-DPO
+HALF = 0.5  # share of a response's log-probs and log-ratio in its shared tokens, for LD-DPO
 
-# for the losses that sort: four other pairs stand still. Their log-ratios, both answers alike, and reference margins
+# for the losses that sort: four other pairs stand still. Their log-ratios, both responses alike, and reference margins
 OTHERS = {
     "aot": ((0.0, 0.0, 0.0, 0.0), (-40.0, -20.0, 20.0, 40.0)),
     "aot_unpaired": ((-20.0, -10.0, 10.0, 20.0), (0.0, 0.0, 0.0, 0.0)),
     "kto_pair": ((), ()),
 }
 
-MARGIN = r"margin $\Delta_w - \Delta_l$ in nats"
+MARGIN = "margin Δ_w − Δ_l in nats"
 CHOSEN, REJECTED, VALUE, PALE = "#1f6fb2", "#c8501e", "#222222", "#b9b9b9"
 LEVELS = [-10, -5, -2, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 2, 5, 10]
 NORM = matplotlib.colors.BoundaryNorm(LEVELS, 256, extend="both")
 STYLE = {
     "svg.hashsalt": "align",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
+    "svg.fonttype": "none",  # text as text: its outlines would be most of a file
+    "path.simplify_threshold": 0.4,  # of a pixel
+    "font.family": "sans-serif",
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    "xtick.bottom": False,
+    "ytick.left": False,
     "lines.linewidth": 1.5,
 }
 
 
 @dataclass
 class Panel:
-    """A loss to draw, and the circumstances of its answers."""
+    """A loss to draw, and the circumstances of its responses."""
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)  # beside beta
     tokens: tuple[float, float] = (TOKENS, TOKENS)
-    kl: tuple[float, float] = (0.0, 0.0)  # TDPO's D of the two answers
-    baseline: float = 0.0  # nats by which mismatched answers became likelier, for KTO's reference point
+    kl: tuple[float, float] = (0.0, 0.0)  # TDPO's D of the two responses
+    baseline: float = 0.0  # nats by which mismatched responses became likelier, for KTO's reference point
     note: str = ""
 
     @property
@@ -86,10 +87,10 @@ class Panel:
         return ", ".join([self.name, *betas, *([self.note] if self.note else [])])
 
     def inputs(self, ratios: Tensor) -> LossInputs:
-        """Prompts with these log-ratios (N, 2); for kto, 2N prompts with an answer and a label each."""
+        """Prompts with these log-ratios (N, 2); for kto, 2N prompts with a response and a label each."""
         n = len(ratios)
         ref = torch.full_like(ratios, LEVEL)
-        if LOSSES.get(self.name, Loss).answers == "unpaired":
+        if LOSSES.get(self.name, Loss).responses == "unpaired":
             mismatched = torch.full((2 * n, 1), self.baseline, dtype=ratios.dtype)
             own = torch.cat([ratios.reshape(-1, 1), mismatched], 1)
             labels = torch.tensor([True, False]).repeat(n)[:, None]
@@ -124,7 +125,7 @@ class Panel:
         loss.observe(self.inputs(torch.zeros_like(ratios)))  # running statistics as in the first step
         x = self.inputs(ratios)
         values, slopes = loss(x), loss.gradient(x)
-        if "shared_logps" in loss.tokens:
+        if "shared_logps" in loss.token_inputs:
             slopes = slopes + HALF * loss.shared_gradient(x)
         if x.labels is not None:
             return values.view(-1, 2).sum(1), slopes[:, 0].view(-1, 2)
@@ -149,7 +150,7 @@ def panels(stem: str) -> list[Panel]:
 
 
 DEFAULTS = {
-    "rdpo": Panel("rdpo", tokens=(40, 20), note="|w| 40, |l| 20"),
+    "rdpo": Panel("rdpo", tokens=(40, 20), note="|y_w| 40, |y_l| 20"),
     "dpop": Panel("dpop", note="λ 50"),
     "discopop": Panel("discopop", note="τ 0.05"),
     "fdpo": Panel("fdpo", note="js"),
@@ -169,7 +170,7 @@ MORE = {
 }
 
 
-def along_the_margin(points: int = 241) -> Tensor:
+def along_the_margin(points: int = 161) -> Tensor:
     """Log-ratios (N, 2) that move apart symmetrically, through policy = reference."""
     half = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
     return torch.stack([half, -half], 1)
@@ -226,7 +227,8 @@ def draw_map(ax: Axes, panel: Panel, points: int, arrows: int) -> None:
     gap = np.full_like(tip, np.nan)
     strokes = np.stack([base.numpy(), tip, gap], 1).reshape(-1, 2)
     ax.plot(*strokes.T, color=VALUE, linewidth=0.7)
-    ax.plot(*base.numpy().T, "o", color=VALUE, markersize=2.2, markeredgewidth=0)
+    dots = np.stack([base.numpy(), base.numpy() + 0.2, gap], 1).reshape(-1, 2)  # one path, not a marker each
+    ax.plot(*dots.T, color=VALUE, linewidth=2.2, solid_capstyle="round")
     ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[-50, 0, 50], yticks=[-50, 0, 50], aspect="equal")
 
 
@@ -235,8 +237,8 @@ def explain(figure: Figure, *kinds: str) -> None:
     handles = {
         "value": [Line2D([], [], color=VALUE, label="loss, less its value at policy = reference")],
         "slopes": [
-            Line2D([], [], color=CHOSEN, label=r"slope $\partial L/\partial\pi_w$ over β"),
-            Line2D([], [], color=REJECTED, label=r"slope $\partial L/\partial\pi_l$ over β"),
+            Line2D([], [], color=CHOSEN, label="slope dL/dℓ_w over β"),
+            Line2D([], [], color=REJECTED, label="slope dL/dℓ_l over β"),
         ],
         "dpo": [Line2D([], [], color=PALE, linewidth=2.5, label="the same of dpo")],
         "map": [
@@ -257,48 +259,37 @@ def draw_page(stem: str) -> Figure:
     for row, panel in zip(axes, rows, strict=True):
         draw_value(row[0], panel)
         draw_slopes(row[1], panel)
-        draw_map(row[2], panel, points=81, arrows=9)
+        draw_map(row[2], panel, points=41, arrows=6)
         row[0].set_title(f"{panel.title}   × {panel.factor:.3g}", fontweight="bold", fontsize=10)
-        row[2].set_ylabel(r"$\Delta_l$ in nats")
-    for ax, label in zip(axes[-1], (MARGIN, MARGIN, r"$\Delta_w$ in nats"), strict=True):
+        row[2].set_ylabel("Δ_l in nats")
+    for ax, label in zip(axes[-1], (MARGIN, MARGIN, "Δ_w in nats"), strict=True):
         ax.set_xlabel(label)
     explain(figure, "value", "slopes", "dpo", "map")
     return figure
 
 
-def draw_overview(kind: str) -> Figure:
-    """All losses in one kind of panel."""
+def draw_overview() -> Figure:
+    """The slopes of all losses."""
     rows = [DEFAULTS.get(name, Panel(name)) for name in LOSSES]
     columns = 6
     figure = Figure(figsize=(11, 1.75 * -(-len(rows) // columns) + 0.6), layout="constrained")
     axes = figure.subplots(-(-len(rows) // columns), columns, sharex=True, sharey=True)
     for ax, panel in zip(axes.flat, rows, strict=False):
-        if kind == "map":
-            draw_map(ax, panel, points=61, arrows=6)
-        else:
-            {"value": draw_value, "slopes": draw_slopes}[kind](ax, panel)
+        draw_slopes(ax, panel)
+        ax.label_outer()
         ax.set_title(panel.name + (" †" if LOSSES[panel.name].in_paper else ""), fontweight="bold")
     for ax in axes.flat[len(rows) :]:
         ax.set_axis_off()
-    figure.supxlabel(r"$\Delta_w$ in nats" if kind == "map" else MARGIN, fontsize=8)
-    if kind == "map":
-        figure.supylabel(r"$\Delta_l$ in nats", fontsize=8)
-    explain(figure, kind, *([] if kind == "map" else ["dpo"]))
+    figure.supxlabel(MARGIN, fontsize=8)
+    explain(figure, "slopes", "dpo")
     return figure
 
 
 def figures() -> Iterator[tuple[str, Figure]]:
     """Every figure and the name of its file."""
-    for kind in ("value", "slopes", "map"):
-        yield f"overview-{kind}", draw_overview(kind)
+    yield "overview", draw_overview()
     for stem in dict.fromkeys(PAGES.values()):
         yield stem, draw_page(stem)
-
-
-def rounded(svg: str) -> str:
-    """Coordinates of paths to two decimals and no indentation: fewer bytes, and none that hang on a last bit."""
-    svg = re.sub(r"\n\s+", "\n", svg)
-    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
 
 
 def main() -> None:
@@ -311,10 +302,10 @@ def main() -> None:
             svg = io.StringIO()
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
             path = output / f"{name}.svg"
-            path.write_text(rounded(svg.getvalue()), encoding="utf-8")
+            path.write_text(small(svg.getvalue()), encoding="utf-8")
             print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
     if MAP.exists():
-        MAP.write_text(with_methods(MAP.read_text(encoding="utf-8")), encoding="utf-8")
+        MAP.write_text(with_tables(MAP.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

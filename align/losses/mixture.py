@@ -34,12 +34,12 @@ class WeightedSum(Loss):
 
     def kl_gradient(self, x: LossInputs) -> Tensor:
         """d(sum of losses)/d x.kl, (N, K)."""
-        terms = [c * loss.kl_gradient(x) for c, loss in self.parts if "kl" in loss.tokens]
+        terms = [c * loss.kl_gradient(x) for c, loss in self.parts if "kl" in loss.token_inputs]
         return sum(terms, torch.zeros_like(x.logps))
 
     def shared_gradient(self, x: LossInputs) -> Tensor:
         """d(sum of losses)/d x.shared_logps, (N, K)."""
-        terms = [c * loss.shared_gradient(x) for c, loss in self.parts if "shared_logps" in loss.tokens]
+        terms = [c * loss.shared_gradient(x) for c, loss in self.parts if "shared_logps" in loss.token_inputs]
         return sum(terms, torch.zeros_like(x.logps))
 
     def observe(self, x: LossInputs) -> None:
@@ -64,17 +64,17 @@ class WeightedSum(Loss):
 class Mixture(WeightedSum):
     """Any losses, added with weights: L = Σ_j c_j L_j, c_j > 0.
 
-    Gradient. Differentiation is linear: Σ_j c_j dL_j/dπ.
+    Gradient. Differentiation is linear: Σ_j c_j dL_j/dℓ.
 
-    What it does. Where one part's force fades, another may go on: DPO + SFT is the common case. Parts may hold each other
-    in balance, so that a sum has fixed points that none of its parts has. Each part keeps its own parameters; the sum needs
-    whatever any part needs, and is coupled if one of them is.
+    What it does. Where one part's force fades, another may go on: DPO + SFT is the common case. Parts may hold each
+    other in balance, so that a sum has fixed points that none of its parts has. Each part keeps its own parameters; the
+    sum needs whatever any part needs, and the whole global batch if one of them does.
 
-    Limits. Losses of different scale do not mix by weight alone: L of ipo is 25 where that of dpo is 0.7, and what counts
-    is the ratio of slopes. Parts that need different data cannot be mixed, and are refused: pairs with single labelled
-    answers, and a part that reads another prompt's answer (kto) with one that would take it for the prompt's own.
-    In TRL up to 0.28 parts were not separate: ipo among them averaged log-probs for all, and exo_pair changed the label
-    smoothing of all. Here a part never sees the others.
+    Limits. Losses of different scale do not mix by weight alone: L of ipo is 25 where that of dpo is 0.7, and what
+    counts is the ratio of slopes. Parts that need different data cannot be mixed, and are refused: pairs with single
+    labelled responses, and a part that reads another prompt's response (kto) with one that would take it for the
+    prompt's own. In TRL up to 0.28 parts were not separate: ipo among them averaged log-probs for all, and exo_pair
+    changed the label smoothing of all. Here a part never sees the others.
     """
 
     losses: list[Loss]
@@ -85,12 +85,12 @@ class Mixture(WeightedSum):
         self.title = " + ".join(f"{c:g} x {loss.title}" for c, loss in self.parts)
         self.paper = ", ".join(dict.fromkeys(loss.paper for loss in self.losses))
         self.needs_reference = any(loss.needs_reference for loss in self.losses)
-        self.coupled = any(loss.coupled for loss in self.losses)
-        self.kinked = any(loss.kinked for loss in self.losses)
-        self.mismatched = any(loss.mismatched for loss in self.losses)
-        self.tokens = tuple(dict.fromkeys(name for loss in self.losses for name in loss.tokens))
-        fits = set.intersection(*(FITS[loss.answers] for loss in self.losses))
-        self.answers = next(kind for kind, data in FITS.items() if data == fits)
+        self.needs_global_batch = any(loss.needs_global_batch for loss in self.losses)
+        self.nonsmooth_at_reference = any(loss.nonsmooth_at_reference for loss in self.losses)
+        self.uses_mismatched_responses = any(loss.uses_mismatched_responses for loss in self.losses)
+        self.token_inputs = tuple(dict.fromkeys(name for loss in self.losses for name in loss.token_inputs))
+        fits = set.intersection(*(FITS[loss.responses] for loss in self.losses))
+        self.responses = next(kind for kind, data in FITS.items() if data == fits)
 
     def terms(self) -> list[tuple[float, Loss]]:
         if not self.losses:
@@ -101,15 +101,15 @@ class Mixture(WeightedSum):
             if not (c > 0 and math.isfinite(c)):
                 raise ValueError(f"loss.weights must be greater than 0 and finite, not {c}")
         for a, b in combinations(self.losses, 2):
-            if not FITS[a.answers] & FITS[b.answers]:
+            if not FITS[a.responses] & FITS[b.responses]:
                 raise ValueError(
                     f"{a.title} and {b.title} cannot be mixed: no data fits both "
-                    f"(answers: {a.answers!r} and {b.answers!r})"
+                    f"(responses: {a.responses!r} and {b.responses!r})"
                 )
-            if a.mismatched != b.mismatched:
-                reads, takes = (a, b) if a.mismatched else (b, a)
+            if a.uses_mismatched_responses != b.uses_mismatched_responses:
+                reads, takes = (a, b) if a.uses_mismatched_responses else (b, a)
                 raise ValueError(
-                    f"{a.title} and {b.title} cannot be mixed: answer 1 is another prompt's for {reads.title}, "
+                    f"{a.title} and {b.title} cannot be mixed: response 1 is another prompt's for {reads.title}, "
                     f"and {takes.title} would take it for the prompt's own"
                 )
         return list(zip(self.weights, self.losses, strict=True))
@@ -117,38 +117,40 @@ class Mixture(WeightedSum):
 
 @dataclass
 class RPO(WeightedSum):
-    """RPO: DPO plus the likelihood of the preferred answer. Pang et al. 2024, arXiv 2404.19733; Liu et al., 2405.16436.
+    """RPO, DPO plus the likelihood of the preferred response: Pang et al. 2024, 2404.19733; Liu et al., 2405.16436.
 
     Objective
-        L = -log σ(r_w - r_l) + α NLL(y_w),    r_i = β (π_i - ρ_i)
+        L = -log σ(r_w - r_l) + α NLL(y_w),    r_i = β (ℓ_i - ℓ_ref,i)
     with NLL the mean over tokens of the global batch, as in sft.
 
     Derivation, after Liu et al.
         1. Rewards learned from few comparisons are wrong far from the data. Be pessimistic: let an adversary choose the
            reward R, paying -log σ(R_w - R_l) for contradicting the preferences, and let the policy do well against it,
-           measured from a baseline distribution of answers b:
-           max_π min_R  η ( E_π[R] - E_b[R] - β KL(π ‖ ρ) ) - log σ(R_w - R_l)
-        2. Exchange max and min. For a given R the best policy is DPO's, R = β (log π - log ρ) + β log Z, and there
+           measured from a baseline distribution of responses b:
+           max_π min_R  η ( E_π[R] - E_b[R] - β KL(π || π_ref) ) - log σ(R_w - R_l)
+        2. Exchange max and min. For a given R the best policy is DPO's, R = β (log π - log π_ref) + β log Z, and there
            E_π[R] - β KL = β log Z. The trick: this cancels against the β log Z within E_b[R].
-        3. What is left is a minimum over R, that is, over π: DPO's loss, and -η β E_b[log π - log ρ]. With the preferred
-           answers for b that is η β times their summed NLL, up to a constant: α = η β m for a mean over tokens, m being
-           the mean of |y_w| over the global batch. Maximum likelihood is what pessimism amounts to.
+        3. What is left is a minimum over R, that is, over π: DPO's loss, and -η β E_b[log π - log π_ref]. With the
+           preferred responses for b that is η β times their summed NLL, up to a constant: α = η β m for a mean over
+           tokens, m being the mean of |y_w| over the global batch. Maximum likelihood is what pessimism amounts to.
 
     Gradient
-        dL/dπ_w = -β σ(-z) - α/m,    dL/dπ_l = +β σ(-z),    z = r_w - r_l
+        dL/dℓ_w = -β σ(-z) - α/m,    dL/dℓ_l = +β σ(-z),    z = r_w - r_l
 
-    What it does. DPO's push fades as the margin is won; the pull on the preferred answer stays, so that its likelihood does
-    not follow the rejected one's down. It takes over where σ(-z) < α / (β m), and from the start if α >= β m / 2. At policy
-    = reference L = log 2 + α NLL, the slopes are -β/2 - α/m and +β/2. There is no fixed point.
+    What it does. DPO's push fades as the margin is won; the pull on the preferred response stays, so that its
+    likelihood does not follow the rejected one's down. It takes over where σ(-z) < α / (β m), and from the start if α
+    >= β m / 2. At policy = reference L = log 2 + α NLL, the slopes are -β/2 - α/m and +β/2. There is no fixed point.
 
-    Limits. Which term α multiplies is disputed: here, in TRL from 0.10 on, and in version 3 of Pang et al. according to TRL,
-    the NLL; in TRL 0.9.6 it was DPO's term, which is this with 1/α, at a learning rate α times as large. At α = 1, the
-    default, they agree. So is the mean: per answer in OpenRLHF, over the tokens of the micro-batch in TRL, where it
-    changes with accumulation, over those of the global batch here. Liu et al. use η = 0.005 on sums.
+    Limits. Which term α multiplies is disputed: here, in TRL from 0.10 on, and in version 3 of Pang et al. according to
+    TRL, the NLL; in TRL 0.9.6 it was DPO's term, which is this with 1/α, at a learning rate α times as large. At α = 1,
+    the default, they agree. So is the mean: per response in OpenRLHF, over the tokens of the micro-batch in TRL, where
+    it changes with accumulation, over those of the global batch here. Liu et al. use η = 0.005 on sums.
     """
 
     title = "Regularised preference optimisation (RPO)"
     paper = "arXiv 2404.19733"
+    summary = "DPO plus the likelihood of the chosen response"
+    trl = "sigmoid + sft"
     beta: float = 0.1
     alpha: float = 1.0
 
@@ -166,16 +168,16 @@ class MPO(WeightedSum):
         L = preference_weight · L_dpo + quality_weight · L_bco + sft_weight · NLL(y_w)
     with L_bco for a pair -log σ(r_w - δ) - log σ(δ - r_l), and NLL the mean over tokens of the global batch, as in sft.
 
-    Derivation. Three questions about a pair, one part for each: which answer is better (the margin z = r_w - r_l, DPO), is
-    each good or bad in itself (r against δ, BCO), and how is a good one written (maximum likelihood). DPO fixes only the
-    difference of the rewards; BCO adds their common level, the direction in which DPO is free to drift.
+    Derivation. Three questions about a pair, one part for each: which response is better (the margin z = r_w - r_l,
+    DPO), is each good or bad in itself (r against δ, BCO), and how is a good one written (maximum likelihood). DPO
+    fixes only the difference of the rewards; BCO adds their common level, the direction in which DPO is free to drift.
 
     Gradient, with c the weights and m the mean of |y_w| over the global batch
-        dL/dπ_w = -β ( c_dpo σ(-z) + c_bco σ(δ - r_w) ) - c_sft / m
-        dL/dπ_l = +β ( c_dpo σ(-z) + c_bco σ(r_l - δ) )
+        dL/dℓ_w = -β ( c_dpo σ(-z) + c_bco σ(δ - r_w) ) - c_sft / m
+        dL/dℓ_l = +β ( c_dpo σ(-z) + c_bco σ(r_l - δ) )
 
-    What it does. At policy = reference, where δ = 0, L = (c_dpo + 2 c_bco) log 2 + c_sft NLL, and β (c_dpo + c_bco) / 2 is
-    the push on either answer. Both fade as the answers part; the pull of the NLL does not. No fixed point.
+    What it does. At policy = reference, where δ = 0, L = (c_dpo + 2 c_bco) log 2 + c_sft NLL, and β (c_dpo + c_bco) / 2
+    is the push on either response. Both fade as the responses part; the pull of the NLL does not. No fixed point.
 
     Limits. δ is BCO's: a running statistic of the global batch, in checkpoints. TRL from 0.29 on has none, which is
     shift = 0 here. Weights are the ones TRL gives for the paper: 0.8, 0.2, 1.
@@ -183,7 +185,9 @@ class MPO(WeightedSum):
 
     title = "Mixed preference optimisation (MPO)"
     paper = "arXiv 2411.10442"
-    coupled = True
+    summary = "DPO plus BCO plus the likelihood of the chosen response"
+    trl = "sigmoid + bco_pair + sft"
+    needs_global_batch = True
     beta: float = 0.1
     preference_weight: float = 0.8
     quality_weight: float = 0.2

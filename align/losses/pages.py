@@ -1,4 +1,4 @@
-"""Where each method is documented, and the table of all of them in docs/losses.md, made from what the classes declare."""
+"""Where each method is documented, and the tables of docs/losses.md, made from what the classes declare."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from align.losses import LOSSES
 from align.losses.table import needs, parameters
 
 MAP = Path(__file__).resolve().parents[2] / "docs" / "losses.md"
-BEGIN, END = "<!-- methods: written by python -m align.losses.figures -->", "<!-- end of methods -->"
+MARKS = "<!-- {0}: written by python -m align.losses.figures -->", "<!-- end of {0} -->"
 
 PAGES = {  # the file of a loss: its page in docs/losses/, and the figure of that name
     "nca": "lists",
@@ -25,47 +25,10 @@ PAGES = {  # the file of a loss: its page in docs/losses/, and the figure of tha
     "mixture": "mixtures",
 }
 
-IN_ONE_LINE = {
-    "nca": "tells samples of the reward-tilted reference from samples of the reference, one answer at a time",
-    "bco": "a classifier of good and bad answers whose logit is the implicit reward; its loss bounds DPO's from above",
-    "sppo": "regresses each log-ratio on the target that multiplicative weights give for a win or a loss",
-    "apo_zero": "raises the chosen and lowers the rejected answer, each by a bounded amount around the reference",
-    "apo_down": "lowers both answers, the rejected one first, for data whose chosen answers are below the policy",
-    "kto": "value of a labelled answer from a reference point, the KL, with diminishing returns on both sides",
-    "kto_pair": "KTO's first form on pairs, with gradients through its KL; kept for comparison",
-    "dpo": "logistic regression of the preference on the difference of implicit rewards",
-    "fdpo": "DPO where another f-divergence than the reverse KL holds the policy near the reference",
-    "cdpo": "DPO with labels that are right with probability 1 - ε, which gives the margin a finite goal",
-    "robust": "an unbiased estimate of DPO's clean loss from labels flipped with probability ε",
-    "slic": "a hinge: full force until the margin is won, then none",
-    "ipo": "regresses the margin of log-ratios per token on a finite goal, 1/(2β)",
-    "ipo_sum": "the same on whole answers, as its derivation gives it",
-    "exo": "reverse KL of the pair's probabilities to softened labels, where cDPO has the forward KL",
-    "discopop": "a gate from the logistic to the exponential loss, found by a language model",
-    "dpo_norm": "DPO on log-ratios per token",
-    "rdpo": "DPO with a charge for each token of length",
-    "dpop": "DPO with a wall against a falling chosen answer",
-    "aot": "the sorted margins of the policy are to beat the sorted margins of the reference, rank by rank",
-    "aot_unpaired": "the sorted log-ratios of chosen answers are to beat those of rejected ones, rank by rank",
-    "infonca": "cross-entropy of a list's target probabilities to softmax of its implicit rewards",
-    "exo_list": "reverse KL between the same two distributions",
-    "tdpo": "DPO that charges for moving whole next-token distributions along the rejected answer",
-    "tdpo1": "the form that its derivation gives, which also pays for moving them along the chosen one",
-    "wpo": "DPO where a pair counts by how likely the policy itself is to write it",
-    "ld_dpo": "DPO that discounts what the longer answer has beyond the length of the shorter",
-    "simpo": "logistic loss of log-probabilities per token, with a margin to be won",
-    "alphapo": "SimPO with a power transform of the probabilities, which chooses where the update is spent",
-    "cpo": "DPO under a uniform reference, plus the likelihood of the chosen answer",
-    "orpo": "likelihood of the chosen answer, plus a logistic loss of the two answers' odds",
-    "sft": "maximum likelihood of the chosen answer; the rejected one is not read",
-    "rpo": "DPO plus the likelihood of the chosen answer",
-    "mpo": "DPO plus BCO plus the likelihood of the chosen answer",
-}
 
-
-def page(name: str) -> str:
-    """The page of a method, and the name of its figure."""
-    return PAGES[LOSSES[name].__module__.rpartition(".")[2]]
+def page(name: str) -> str | None:
+    """The page of a method, and the name of its figure; None for a method that has none."""
+    return PAGES.get(LOSSES[name].__module__.rpartition(".")[2])
 
 
 def linked(paper: str) -> str:
@@ -74,25 +37,40 @@ def linked(paper: str) -> str:
     return re.sub(r"(\w+\.ai/\S+)", r"[\1](https://\1)", paper)
 
 
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cell or '–' for cell in cells)} |"
+
+
 def methods() -> str:
     """The table of all methods, in Markdown."""
-    lines = ["| `--loss` | in one line | answers | needs | parameters | paper | page |", "| --- " * 7 + "|"]
+    lines = ["| `--loss` | in one line | responses | needs | parameters | paper | page |", "| --- " * 7 + "|"]
     for name, cls in LOSSES.items():
-        cells = [
-            f"`{name}`" + (" †" if cls.in_paper else ""),
-            f"{cls.title}: {IN_ONE_LINE[name]}",
-            cls.answers,
-            ", ".join(needs(cls)) or "–",
-            ", ".join(f"`{parameter}`" for parameter in parameters(name)) or "–",
-            linked(cls.paper),
-            f"[{page(name)}](losses/{page(name)}.md)",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        stem = page(name)
+        lines.append(
+            row(
+                f"`{name}`" + (" †" if cls.in_paper else ""),
+                ": ".join(part for part in (cls.title, cls.summary) if part),
+                cls.responses,
+                ", ".join(needs(cls)),
+                ", ".join(f"`{parameter}`" for parameter in parameters(name)),
+                linked(cls.paper),
+                f"[{stem}](losses/{stem}.md)" if stem else "",
+            )
+        )
     return "\n".join(lines)
 
 
-def with_methods(text: str) -> str:
-    """The text of docs/losses.md with the present table between its two marks."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{methods()}\n\n{END}{after}"
+def names() -> str:
+    """The table of what others call them, in Markdown."""
+    lines = ["| here | in its paper | TRL | HALOs |", "| --- " * 4 + "|"]
+    return "\n".join([*lines, *(row(f"`{name}`", c.title, c.trl, c.halos) for name, c in LOSSES.items())])
+
+
+def with_tables(text: str) -> str:
+    """The text of docs/losses.md with the present tables between their marks."""
+    for name, table in {"methods": methods(), "names": names()}.items():
+        begin, end = (mark.format(name) for mark in MARKS)
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n\n{table}\n\n{end}{after}"
+    return text

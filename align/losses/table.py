@@ -3,18 +3,19 @@
 import inspect
 
 from align.losses import LOSSES, Loss, loss_classes, loss_parameters
+from align.losses.names import RDPO
 
 IN_PAPER = "one of the ten of arXiv 2409.07772, as inferred"
 
 
 def needs(cls: type[Loss]) -> list[str]:
-    """What a method needs beside its answers and their log-probs."""
+    """What a method needs beside its responses and their log-probs."""
     has = {
         "reference": cls.needs_reference,
-        "scores if given": cls.answers == "list",
-        "labels": "unpaired" in cls.answers,
-        f"tokens ({', '.join(cls.tokens)})": bool(cls.tokens),
-        "whole batch": cls.coupled,
+        "scores if given": cls.responses == "list",
+        "labels": "unpaired" in cls.responses,
+        f"tokens ({', '.join(cls.token_inputs)})": bool(cls.token_inputs),
+        "whole batch": cls.needs_global_batch,
     }
     return [name for name, needed in has.items() if needed]
 
@@ -26,34 +27,47 @@ def parameters(name: str) -> list[str]:
     ]
 
 
+def method(cls: type[Loss]) -> str:
+    """What a method is called: by us, in its paper, and in TRL."""
+    trl = f"TRL: {cls.trl}" if cls.trl else ""
+    return "; ".join(part for part in (", ".join(part for part in (cls.title, cls.paper) if part), trl) if part)
+
+
 def overview() -> str:
     """Every method: its name, what it is, and below what it takes, needs and is set by."""
     width = max(map(len, LOSSES))
     lines = []
     for name, cls in LOSSES.items():
-        lines.append(f"{'*' if cls.in_paper else ' '} {name:{width}}  {cls.title}, {cls.paper}")
-        parts = (cls.answers, ", ".join(needs(cls)), ", ".join(parameters(name)))
+        lines.append(f"{'*' if cls.in_paper else ' '} {name:{width}}  {method(cls)}")
+        parts = (cls.responses, ", ".join(needs(cls)), ", ".join(parameters(name)))
         lines.append(f"  {'':{width}}  {'; '.join(part for part in parts if part)}")
     notes = [
         f"* {IN_PAPER}",
-        "Below each: the answers it takes (one, the preferred; pair, chosen and rejected; list, two or more, best first;",
+        "TRL: the loss_type of its DPOTrainer, or what else it has for the method.",
+        f"{RDPO[0].upper()}{RDPO[1:]}.",
+        "Below each: the responses it takes (one, the preferred; pair, chosen and rejected; list, two or more, best first;",
         "unpaired, one with a label), what else it needs (whole batch: prompts influence each other), its parameters.",
+        "my_losses:MyLoss is a loss of your own, module:Class; the module lies in the current directory or is installed.",
         "python -m align.losses NAME shows a method's objective, derivation, gradient and limits.",
     ]
     return "\n".join([*lines, "", *notes])
 
 
 def describe(name: str) -> str:
-    """A method in full. Raises ValueError for an unknown name."""
-    cls = loss_classes(name)[name]
+    """A method in full, or each part of a sum. Raises ValueError for an unknown name."""
+    return "\n\n".join(describe_one(part, cls) for part, cls in loss_classes(name).items())
+
+
+def describe_one(name: str, cls: type[Loss]) -> str:
     flags = "  ".join(f"--loss.{parameter}" for parameter in parameters(name)) or "none"
     lines = [
         f"--loss {name}",
-        f"  method      {cls.title}, {cls.paper}" + (f"; {IN_PAPER}" if cls.in_paper else ""),
-        f"  answers     {cls.answers}",
+        f"  method      {method(cls)}" + (f"; {IN_PAPER}" if cls.in_paper else ""),
+        f"  in short    {cls.summary}",
+        f"  responses   {cls.responses}",
         f"  needs       {', '.join(needs(cls)) or 'nothing more'}",
         f"  parameters  {flags}",
         "",
         inspect.getdoc(cls) or "",
     ]
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line != "  in short    ")

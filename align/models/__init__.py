@@ -1,4 +1,7 @@
-"""The models, by hand, and the Hugging Face folders they are read from and written to."""
+"""The models, by hand, and the Hugging Face folders they are read from and written to.
+
+What may not live here is anything that knows of ranks, data or losses: a model is sharded from outside, by align.parallel.
+"""
 
 from align.models.convert import (
     build_model,
@@ -11,7 +14,7 @@ from align.models.convert import (
 )
 from align.models.encoder import BertConfig, Classifier, EncoderConfig, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
-from align.models.layers import Decoder, KVCache, LogProbHead, init_weights
+from align.models.layers import Decoder, KVCache, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "LlamaConfig",
     "LogProbHead",
     "RobertaConfig",
+    "TokenStats",
     "build_model",
     "init_weights",
     "load_model",

@@ -1,4 +1,4 @@
-"""What a decoder's config.json says, checked: one line names the file and the key of anything we cannot honour."""
+"""What a decoder's config.json says, checked: one line names the file and the key of anything not supported."""
 
 import math
 from dataclasses import dataclass, field
@@ -102,7 +102,7 @@ class DecoderConfig:
 
     @property
     def context_length(self) -> int:
-        """Tokens of prompt and answer together that the model was made for; Falcon-7B's 2048 where the file is silent."""
+        """Tokens of prompt and response together that the model was made for; Falcon-7B's 2048 where the file is silent."""
         return int(self.raw.get("max_position_embeddings") or self.raw.get("n_positions") or 2048)
 
 

@@ -5,7 +5,6 @@ the whole parameter.
 """
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from align.errors import UserError
+from align.errors import UserError, one_line
+from align.files import read_json, write_json
 from align.models.config import DecoderConfig
 from align.models.encoder import BertClassifier, BertConfig, Classifier, EncoderConfig, RobertaClassifier, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
@@ -130,9 +130,7 @@ def load_weights(model: nn.Module, path: Path | str, local: Local = whole) -> No
         raise UserError(f"{folder}: tensor {missing[0]} is missing{and_more(missing)}")
     known = params.keys() | aliases
     if extra := [name for name in where if name not in known and not name.endswith(IGNORED)]:
-        raise UserError(
-            f"{where[extra[0]]}: tensor {extra[0]} has no place in this model{and_more(extra)}; see config.json"
-        )
+        raise UserError(f"{where[extra[0]]}: unexpected tensor {extra[0]}{and_more(extra)}; see config.json")
     for path in dict.fromkeys(where.values()):
         with opened(path) as file, torch.no_grad():
             for name in file.keys():  # noqa: SIM118
@@ -226,7 +224,7 @@ def resolve_model(path: Path | str) -> Path:
         raise UserError(f"{path}: no such folder, and fetching it from the Hub failed ({one_line(error)})") from None
 
 
-def own(param: nn.Parameter) -> Tensor:
+def detached(param: nn.Parameter) -> Tensor:
     return param.detach()
 
 
@@ -234,7 +232,7 @@ def save_model(
     model: Decoder,
     path: Path | str,
     dtype: torch.dtype | None = None,
-    gather: Gather = own,
+    gather: Gather = detached,
     write: bool = True,
     max_shard_bytes: int = 5 * 10**9,
     extras: Iterable[Path] = (),
@@ -268,8 +266,8 @@ def save_model(
                 "metadata": {"total_size": sum(p.numel() for p in params.values()) * dtype.itemsize},
                 "weight_map": {name: file for file, names in shards.items() for name in names},
             }
-            write_json(index, folder / INDEX)
-        write_json(published_config(model, dtype), folder / "config.json")
+            write_json(folder / INDEX, index, sort_keys=True)
+        write_json(folder / "config.json", published_config(model, dtype), sort_keys=True)
         for extra in extras:
             shutil.copy(extra, folder / Path(extra).name)
 
@@ -321,24 +319,6 @@ def replacing(target: Path) -> Iterator[Path]:
         raise UserError(f"{target}: cannot be written ({one_line(error)})") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({one_line(error)})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must hold a JSON object")
-    return value
-
-
-def write_json(value: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def and_more(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,15 @@ class KVCache:
         self.lengths = torch.cat((self.lengths[:row], self.lengths[last:], self.lengths[row + 1 : last]))[:last]
 
 
+class TokenStats(NamedTuple):
+    """What is known of tokens, (N,) from the head and (B, T) from a Decoder; None for what was not asked for."""
+
+    logp: Tensor  # log p(target)
+    collision: Tensor | None = None  # log Σ_v p(v)²
+    kl: Tensor | None = None  # KL(other ‖ this)
+    states: Tensor | None = None  # what the head reads, (B, T, D)
+
+
 class LogProbHead(nn.Linear):
     """The output head: logits, or with targets their log-probabilities without the logits (`kernels.linear_logp`).
 
@@ -148,19 +158,16 @@ class LogProbHead(nn.Linear):
         targets: Tensor | None = None,
         collision: bool = False,
         other: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor | None, Tensor | None]:
-        """hidden (..., D) -> (..., V); or hidden (N, D), targets (N,) -> (N,) float32.
+    ) -> Tensor | TokenStats:
+        """hidden (..., D) -> logits (..., V); or hidden (N, D), targets (N,) -> TokenStats, (N,) float32 each.
 
-        With collision or other, the log-probabilities and two more (N,): log Σ_v p(v)² if collision, KL(other ‖ this)
-        if other, the hidden states (N, D') and head weight (V, D') of another model. None for what was not asked for.
+        collision: with log Σ_v p(v)². other: with KL(other ‖ this), of another model's hidden states (N, D') and head
+        weight (V, D').
         """
         if targets is None:
             return F.linear(hidden, self.weight)
-        logp = linear_logp(hidden, self.weight, targets, impl=self.impl)
-        if not collision and other is None:
-            return logp
-        return (
-            logp,
+        return TokenStats(
+            linear_logp(hidden, self.weight, targets, impl=self.impl),
             linear_collision(hidden.detach(), self.weight.detach()) if collision else None,
             linear_kl(hidden, self.weight, *other) if other is not None else None,
         )
@@ -208,30 +215,30 @@ class Decoder(nn.Module):
         states: bool = False,
         collision: bool = False,
         other: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor | tuple[Tensor | None, ...]:
+    ) -> Tensor | TokenStats:
         """log p(targets[b, t] | ids[b, :t + 1]) where mask is true, 0 elsewhere.
 
         ids, targets: (B, T) int64; mask: (B, T) bool. Rows are right-padded. Returns (B, T) float32 (float64 for a
         float64 model). Only the masked positions meet the head, which runs even when there are none: a sharded model
         needs every rank to call it.
 
-        states: return also what the head reads, (B, T, D). For methods that look at whole next-token distributions,
-        collision or other: return also (B, T) log Σ_v p(v)², and KL(other ‖ this), the other model being given by its
-        states (B, T, D') and its head's weight (V, D'); None in the place of one that was not asked for.
+        With states, collision or other it returns TokenStats instead: the same and what these ask for. states: what the
+        head reads. For methods that look at whole next-token distributions, collision: log Σ_v p(v)²; other: KL(other ‖
+        this), the other model being given by its states (B, T, D') and its head's weight (V, D').
         """
         chosen = mask.nonzero(as_tuple=True)  # rows (n,), columns (n,)
         h = self.hidden(ids)  # (B, T, D)
         if other is not None:
             other = (other[0][chosen], other[1])  # (n, D'), (V, D')
-        found = self.lm_head(h[chosen], targets[chosen], collision, other)  # (n,), or three of them
+        found = self.lm_head(h[chosen], targets[chosen], collision, other)  # (n,) each
 
-        def spread(values: Tensor | None) -> Tensor | None:  # (n,) -> (B, T)
+        def scatter(values: Tensor | None) -> Tensor | None:  # (n,) -> (B, T)
             # not a view: a sharded model hangs its backward hook on what this returns
             return None if values is None else values.new_zeros(mask.shape).index_put(chosen, values)
 
-        if isinstance(found, tuple):
-            return tuple(spread(values) for values in found)
-        return (spread(found), h) if states else spread(found)
+        if not states and not collision and other is None:
+            return scatter(found.logp)
+        return TokenStats(*map(scatter, found[:3]), states=h if states else None)
 
     def logits(self, ids: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
         """Scores of the next token, (B, T, V); or (B, V) at one position `at` (B,) of each row."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from align.data.templates import ChatTemplate
+from align.files import write_json
 from align.models import FalconConfig, build_model, init_weights, save_model
-from align.templates import ChatTemplate
 from align.tiny.world import World
 
 VOCAB_SIZE = 768  # at most; every word of the dialogues then is one token
@@ -136,7 +137,3 @@ def train_tokenizer(texts: Iterable[str], special_tokens: Sequence[str] = (END, 
 
 def write_lines(file: Path, rows: Iterable[dict]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_json(file: Path, value: object) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from align.data import encode_prompts, load_tokenizer
 from align.generate import generate
 from align.judges import is_refusal
 from align.models import load_model
-from align.tokens import encode_prompts, load_tokenizer
 
 MAX_NEW_TOKENS = 40  # the longest answer of the world has 24
 

@@ -15,10 +15,11 @@ from string import ascii_lowercase
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from align.files import write_json
 from align.judges import is_refusal
 from align.judges.guard import as_messages, guard_prompt, guard_question
 from align.models import LlamaConfig, build_model, init_weights, save_model
-from align.tiny.build import train_tokenizer, world_id, write_json, write_lines
+from align.tiny.build import train_tokenizer, world_id, write_lines
 from align.tiny.world import (
     CHORES,
     LARGEST,

@@ -1,0 +1,188 @@
+"""From checked rows to token ids, and from prompts to the ids that a model goes on from.
+
+Prompt and response are encoded apart and their ids joined, so the border between them is exactly where the mask has it.
+A prompt starts with one BOS where the model has one; a response ends with one EOS, unless it was cut.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from align.data.rows import BadRow, Row, count_or_raise, describe
+from align.data.templates import PromptFormatter
+from align.data.tokenizer import Tokenizer
+from align.errors import UserError
+
+OVERLONG = ("drop", "error", "truncate")
+# what a truncated prompt keeps at least, or all of a shorter one
+MIN_PROMPT = 8
+# rows encoded at a time: enough to be fast, few enough that their encodings do not pile up
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt and its K responses as ids. index is its position among the kept rows."""
+
+    prompt_ids: list[int]
+    response_ids: list[list[int]]  # K
+    index: int
+    scores: list[float] | None = None  # K
+    label: bool | None = None
+    where: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens of its longest row."""
+        return len(self.prompt_ids) + max(map(len, self.response_ids))
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all its rows, padding left out."""
+        return len(self.response_ids) * len(self.prompt_ids) + sum(map(len, self.response_ids))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a preference file's rows, for people to read: str(report)."""
+
+    n_read: int
+    n_kept: int
+    dropped: Counter  # reason -> rows
+    prompts_truncated: int
+    responses_truncated: int
+    spelled_special: int  # rows whose text spells a special token
+    lengths: dict[str, list[int]]  # in tokens, of every prompt, response and both together
+    template: str
+
+    def __str__(self) -> str:
+        dropped = describe(self.dropped) if self.dropped else "0 dropped"
+        lines = [f"rows: {self.n_read} read, {self.n_kept} kept, {dropped}", f"template: {self.template}"]
+        for name, lengths in self.lengths.items():
+            p50, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
+            lines.append(f"{name} tokens: p50 {p50}, p95 {p95}, max {max(lengths)}")
+        lines.append(f"truncated: {self.prompts_truncated} prompts, {self.responses_truncated} responses")
+        if self.spelled_special:
+            lines.append(f"special tokens spelled in the text of {self.spelled_special} rows, and read as those tokens")
+        return "\n".join(lines)
+
+
+def encode_prompts(
+    prompts: Sequence[str | list[dict]], tokenizer: Tokenizer, template: str = "auto"
+) -> list[list[int]]:
+    """Ids to generate from: for each prompt, what training puts before its responses."""
+    formatter = tokenizer.formatter(template)
+    return [tokenizer.with_bos(ids) for ids in tokenizer.encode_batch([formatter.prompt(prompt) for prompt in prompts])]
+
+
+def encode_rows(
+    rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    template: str = "auto",
+    max_length: int = 1024,
+    overlong: str = "drop",
+    bad_rows: str = "auto",
+    dropped: Counter | None = None,
+) -> tuple[list[Group], Report]:
+    """Rows as ids, no prompt + response longer than max_length, and a report on what was dropped and cut.
+
+    A prompt too long beside its longest response is cut once for its whole group, from the left, keeping its BOS. It
+    keeps MIN_PROMPT tokens at least, or all of a shorter one. Where a response leaves less room than that, overlong
+    decides: "drop" the row and count it, "error", or "truncate" the end of the response, which then gets no EOS.
+    bad_rows and dropped are those of read_rows: some rows only turn out bad as ids, and the report counts all drops.
+    Raises UserError naming the row or the flag, and when no row is left.
+    """
+    if overlong not in OVERLONG:
+        raise UserError(f"--data.overlong {overlong}: must be one of {', '.join(OVERLONG)}")
+    if max_length <= MIN_PROMPT:
+        raise UserError(f"--data.max_length {max_length}: must be more than {MIN_PROMPT}")
+    formatter, groups, dropped = tokenizer.formatter(template), [], Counter(dropped)
+    n_read = len(rows) + dropped.total()
+    prompts_truncated = responses_truncated = spelled_special = 0
+    for start in range(0, len(rows), BLOCK):
+        for row, prompt, responses in _encode(rows[start : start + BLOCK], formatter, tokenizer, bad_rows, dropped):
+            kept_prompt, kept = _fit(prompt, responses, max_length, overlong, row.where, tokenizer.bos_id)
+            if not kept:
+                dropped["response too long for max_length"] += 1
+            elif len(kept) > 1 and all(response == kept[0] for response in kept):
+                dropped["equal responses once truncated"] += 1
+            else:
+                groups.append(Group(kept_prompt, kept, len(groups), row.scores, row.label, row.where))
+                prompts_truncated += len(kept_prompt) < len(prompt)
+                responses_truncated += sum(len(k) < len(r) for k, r in zip(kept, responses, strict=True))
+                spelled_special += any(map(tokenizer.special_text.search, _texts(row)))
+    if not groups:
+        raise UserError(f"no row is left to train on: {n_read} read, {describe(dropped)}")
+    lengths = {
+        "prompt": [len(g.prompt_ids) for g in groups],
+        "response": [len(r) for g in groups for r in g.response_ids],
+        "prompt + response": [len(g.prompt_ids) + len(r) for g in groups for r in g.response_ids],
+    }
+    counts = (prompts_truncated, responses_truncated, spelled_special)
+    return groups, Report(n_read, len(groups), dropped, *counts, lengths, str(formatter))
+
+
+def _encode(
+    rows: Sequence[Row], formatter: PromptFormatter, tokenizer: Tokenizer, bad_rows: str, dropped: Counter
+) -> Iterator[tuple[Row, list[int], list[list[int]]]]:
+    """(row, prompt ids, K lists of response ids) of the rows that are good; counts those it drops."""
+    good, texts = [], []
+    for row in rows:
+        try:
+            prompt, responses = formatter.texts(row)
+        except BadRow as problem:
+            count_or_raise(problem, row.where, bad_rows, dropped)
+            continue
+        good.append(row)
+        texts += [prompt, *responses]
+    ids = iter(tokenizer.encode_batch(texts))
+    for row in good:
+        prompt = tokenizer.with_bos(next(ids))
+        responses = [tokenizer.with_eos(next(ids)) for _ in row.responses]
+        # a vocabulary may lack some bytes, and a text vanish or its difference from another
+        if not prompt or min(map(len, responses)) < 2:
+            problem = BadRow("no tokens", "the tokenizer has no token for the prompt, or none for a response")
+        elif len(responses) > 1 and all(response == responses[0] for response in responses):
+            problem = BadRow("equal responses", "the responses are equal as tokens")
+        else:
+            yield row, prompt, responses
+            continue
+        count_or_raise(problem, row.where, bad_rows, dropped)
+
+
+def _fit(
+    prompt: list[int], responses: list[list[int]], max_length: int, overlong: str, where: str, bos_id: int | None
+) -> tuple[list[int], list[list[int]]]:
+    """The group cut to max_length; no responses where it is to be dropped."""
+    room = max_length - max(map(len, responses))
+    least = min(len(prompt), MIN_PROMPT)
+    if room < least and overlong == "drop":
+        return prompt, []
+    if room < least and overlong == "error":
+        raise UserError(
+            f"{where}: a response of {max(map(len, responses))} tokens leaves no room for its prompt in --data.max_length "
+            f"{max_length}; raise it, or set --data.overlong drop or truncate"
+        )
+    room = max(room, least)
+    if len(prompt) > room:
+        # the last turns are those that a response replies to
+        prompt = [bos_id, *prompt[1 - room :]] if prompt[0] == bos_id else prompt[-room:]
+    return prompt, [response[: max_length - room] for response in responses]
+
+
+def _texts(row: Row) -> list[str]:
+    prompt = [row.prompt] if isinstance(row.prompt, str) else [message["content"] for message in row.prompt]
+    return prompt + row.responses
+
+
+def fingerprint(groups: Sequence[Group]) -> str:
+    """A hash of which ids each index has, in hex: the reference cache's key."""
+    digest = hashlib.sha256()
+    for g in groups:
+        counts = [g.index, len(g.prompt_ids), len(g.response_ids), *map(len, g.response_ids)]
+        flat = [*counts, *g.prompt_ids, *(i for ids in g.response_ids for i in ids)]
+        digest.update(np.array(flat, dtype="<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""A model folder's tokenizer: its vocabulary, its special tokens and its chat template."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+
+from align.data.templates import ChatTemplate, PromptFormatter, folder_template
+from align.errors import UserError, one_line
+from align.files import read_json
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizers.Tokenizer with what its model folder says about it; load_tokenizer makes one."""
+
+    backend: tokenizers.Tokenizer
+    folder: str
+    eos_id: int  # ends every finished response
+    eos_ids: frozenset[int]  # each of which ends a generation
+    bos_id: int | None  # None where the tokenizer itself adds none
+    pad_id: int  # may equal eos_id: masks go by position
+    chat_template: ChatTemplate
+    model_max_length: int | None
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Largest id + 1."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def special_text(self) -> re.Pattern:
+        """Finds a special token spelled in a text."""
+        special = [t.content for t in self.backend.get_added_tokens_decoder().values() if t.special]
+        return re.compile("|".join(map(re.escape, special)) or "(?!)")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text with nothing added around it. A special token spelled in it becomes that token."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def render(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
+        """The messages through the chat template. Raises UserError naming it when it refuses them."""
+        return self.chat_template.render(messages, add_generation_prompt)
+
+    def formatter(self, template: str) -> PromptFormatter:
+        """How rows become text under --data.template."""
+        eos_texts = [self.backend.id_to_token(i) for i in sorted(self.eos_ids)]
+        return PromptFormatter(template, self.chat_template, eos_texts)
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """Prompt ids with their one BOS; a template may have written it."""
+        return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+
+    def with_eos(self, ids: list[int]) -> list[int]:
+        """Response ids up to the EOS their template closed the turn with, else with an EOS put behind them."""
+        end = next((t for t, i in enumerate(ids) if i in self.eos_ids), None)
+        return [*ids, self.eos_id] if end is None else ids[: end + 1]
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Read a model folder's tokenizer.json, tokenizer_config.json and, where they exist, its other settings.
+
+    EOS is the tokenizer's eos_token, else the eos_token_id (an id or a list) of generation_config.json or config.json.
+    BOS is added where tokenizer_config.json says add_bos_token, else where the tokenizer puts one before an empty text.
+    Raises UserError naming the file.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a model folder needs its tokenizer.json")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    # the library raises a plain Exception, whatever is wrong with the file
+    except Exception as error:
+        raise UserError(f"{path}: not a readable tokenizer ({one_line(error)})") from None
+    # a saved file may carry either, and would go on applying it in silence
+    backend.no_truncation()
+    backend.no_padding()
+    config, special, listed = folder_settings(folder)
+    ids = {key: backend.token_to_id(special[key]) for key in special}
+    for key in ("bos_token", "eos_token", "pad_token"):
+        if key in ids and ids[key] is None:
+            raise UserError(f"{folder}/tokenizer_config.json: {key} {special[key]} is not in tokenizer.json")
+    known = set(backend.get_vocab(with_added_tokens=True).values())
+    listed = [i for i in listed if i in known]
+    eos_id = ids.get("eos_token", listed[0] if listed else None)
+    if eos_id is None:
+        raise UserError(f"{folder}: tokenizer_config.json names no eos_token, config.json no eos_token_id; add one")
+    first = backend.encode("", add_special_tokens=True).ids[:1]
+    bos_id = ids.get("bos_token", first[0] if first and first[0] != eos_id else None)
+    adds_bos = bos_id is not None and config.get("add_bos_token", first == [bos_id])
+    special["eos_token"] = backend.id_to_token(eos_id)
+    if bos_id is not None:
+        special["bos_token"] = backend.id_to_token(bos_id)
+    max_length = config.get("model_max_length")
+    return Tokenizer(
+        backend=backend,
+        folder=str(folder),
+        eos_id=eos_id,
+        eos_ids=frozenset([eos_id, *listed]),
+        bos_id=bos_id if adds_bos else None,
+        pad_id=ids.get("pad_token", eos_id),
+        chat_template=folder_template(folder, config.get("chat_template"), special),
+        # published files write 1e30 for "no limit"
+        model_max_length=int(max_length) if isinstance(max_length, int | float) and max_length < 1e9 else None,
+    )
+
+
+def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
+    """What a model folder says about its tokenizer beside tokenizer.json.
+
+    Returns tokenizer_config.json's keys over special_tokens_map.json's, the special tokens' texts among them
+    ("eos_token" and so on), and the eos_token_id of generation_config.json and config.json, each an id or a list.
+    """
+    config = _settings(folder / "special_tokens_map.json")
+    config |= {key: value for key, value in _settings(folder / "tokenizer_config.json").items() if value is not None}
+    special = {}
+    for key, token in config.items():
+        # written as the text itself or as {"content": text, ...}
+        content = token.get("content") if isinstance(token, dict) else token
+        if key.endswith("_token") and isinstance(content, str):
+            special[key] = content
+    eos_ids = []
+    for name in ("generation_config.json", "config.json"):
+        listed = _settings(folder / name).get("eos_token_id")
+        eos_ids += listed if isinstance(listed, list) else [] if listed is None else [listed]
+    return config, special, eos_ids
+
+
+def _settings(file: Path) -> dict:
+    return read_json(file) if file.is_file() else {}
+
+
+def check_fits(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
+    """Raise UserError unless the model in where, with vocab_size embeddings, has one for every id of the tokenizer."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"{tokenizer.folder}: the tokenizer's ids go up to {tokenizer.vocab_size - 1}, but the model in {where} "
+            f"has vocab_size {vocab_size}; use the tokenizer that belongs to the model"
+        )

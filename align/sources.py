@@ -1,0 +1,108 @@
+"""What a run learns from: its preference files, made to fit the loss that runs."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from align.config import Config
+from align.data.batches import Dataset
+from align.data.encode import Group, encode_rows
+from align.data.rows import Row, read_rows
+from align.data.tokenizer import Tokenizer
+from align.errors import UserError
+from align.losses import FITS, Loss
+from align.parallel import World
+
+# what a row of each kind of FITS holds, for people
+HOLDS = {
+    "single": "one response",
+    "pair": "a chosen and a rejected response",
+    "list": "three or more responses",
+    "labelled": "one response and a label",
+}
+
+
+def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World) -> Dataset:
+    """Read --data.path and --data.eval_path, check them against the loss and the ranks. Raises UserError."""
+    groups = load_groups(config, config.data.path, loss, tokenizer, world)
+    n, k = len(groups), len(groups[0].response_ids)
+    if config.data.eval_path:
+        held_out = load_groups(config, config.data.eval_path, loss, tokenizer, world)
+        if len(held_out[0].response_ids) != k:
+            raise UserError(f"{config.data.eval_path}: another number of responses a prompt than in {config.data.path}")
+        if (held_out[0].scores is None) != (groups[0].scores is None):
+            raise UserError(f"{config.data.eval_path} and {config.data.path}: one has scores and the other none")
+        if len(held_out) < world.size:
+            raise UserError(f"{config.data.eval_path}: {len(held_out)} rows for {world.size} ranks; give one for each")
+        groups += [replace(group, index=n + i) for i, group in enumerate(held_out)]
+    steps = config.train.steps or math.ceil(config.train.epochs * n / config.train.batch_size)
+    dataset = Dataset(
+        groups=groups,
+        n_train=n,
+        steps=steps,
+        batch_size=config.train.batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        seed=config.train.seed,
+        pad_id=tokenizer.pad_id,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+    )
+    # sizes that cannot be are refused here, not after an hour of preparation
+    next(dataset.micro_batches(dataset.global_batch(0)))
+    return dataset
+
+
+def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World) -> list[Group]:
+    """A preference file as token ids, checked against what the loss needs. Says what it read."""
+    options = config.data
+    rows, dropped = read_rows(path, options.bad_rows)
+    if loss.responses == "unpaired" and len(rows[0].responses) == 2:
+        rows = [half for row in rows for half in labelled(row)]
+        if world.main:
+            print(f"data: {path} has pairs, for --loss {config.loss.name} {len(rows)} responses labelled good or bad")
+    k, has_label = len(rows[0].responses), rows[0].label is not None
+    kind = "labelled" if has_label else {1: "single", 2: "pair"}.get(k, "list")
+    if kind not in FITS[loss.responses]:
+        takes = " or ".join(HOLDS[kind] for kind in HOLDS if kind in FITS[loss.responses])
+        raise UserError(f"{path}: {HOLDS[kind]} a prompt; --loss {config.loss.name} takes {takes}")
+    if loss.responses == "one":  # what a loss does not read is not computed
+        rows = [replace(row, responses=row.responses[:1], scores=None) for row in rows]
+    groups, report = encode_rows(
+        rows, tokenizer, options.template, options.max_length, options.overlong, options.bad_rows, dropped
+    )
+    if loss.uses_mismatched_responses:
+        groups = mismatch(groups, options.max_length, config.train.seed, path)
+    if world.main:
+        print(f"data: {path}\n{report}", flush=True)
+    return groups
+
+
+def labelled(row: Row) -> tuple[Row, Row]:
+    """A pair as a desirable and an undesirable response."""
+    good, bad = row.responses
+    return (
+        replace(row, responses=[good], scores=None, label=True),
+        replace(row, responses=[bad], scores=None, label=False),
+    )
+
+
+def mismatch(groups: list[Group], max_length: int, seed: int, path: str) -> list[Group]:
+    """Give every prompt, as response 1, one to another prompt: what KTO estimates its KL on. A function of the seed.
+
+    The responses go round a random circle, so that each serves about once; a prompt takes the next that was given to
+    another prompt than itself. One too long for its new prompt is cut, and then has no EOS. Raises UserError where
+    all prompts are the same.
+    """
+    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    paired = list(groups)
+    for position, i in enumerate(order):
+        group = groups[i]
+        others = (groups[order[(position + step) % len(order)]] for step in range(1, len(order)))
+        other = next((g for g in others if g.prompt_ids != group.prompt_ids), None)
+        if other is None:
+            raise UserError(f"{path}: all prompts are the same; kto needs responses to other prompts to compare with")
+        borrowed = other.response_ids[0][: max_length - len(group.prompt_ids)]
+        paired[i] = replace(group, response_ids=[group.response_ids[0], borrowed])
+    return paired

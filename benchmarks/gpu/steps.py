@@ -1,0 +1,143 @@
+"""A training step as train.py makes it: milliseconds, tokens a second, MFU, peak memory, for each way to run it.
+
+MFU counts what the step must compute once, by the shapes of its products: blocks and causal attention on every token, the
+head on the responses, three times (forward, and twice that backward), and once more each for a live reference. What
+checkpointing or a kernel computes again does not count. It is a share of the datasheet's peak, where the card is known.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from align.config import OptimSection
+from align.data.batches import Batch
+from align.losses import build_loss
+from align.models import Decoder, build_model
+from align.models.falcon import FalconConfig
+from align.optim import build_optimizer
+from align.parallel import World, distributed, shard
+from align.reference import CachedReference, LiveReference
+from benchmarks.gpu import models
+from benchmarks.gpu.part import CUDA, DTYPE, Part, datasheet, free, left, milliseconds, peak_gib
+from train import loss_inputs
+
+part = Part("step")
+RESERVED_GIB = (
+    12  # beside weights, their gradients, moments and activations: logits written out, chunks, what is cached
+)
+
+
+class Case(NamedTuple):
+    name: str
+    logp: str = "triton"
+    pointwise: str = "auto"
+    reference: str = "cached"
+    recompute: bool = False
+
+
+CASES = (
+    Case("triton, cached"),
+    Case("chunked, cached", logp="chunked"),
+    Case("triton, live", reference="live"),
+    Case("triton, cached, checkpointing", recompute=True),
+    Case("triton, pointwise triton, cached", pointwise="triton"),
+    Case("reference, cached", logp="reference"),
+)
+
+
+def operations(config: FalconConfig, model: nn.Module, batch: Batch) -> float:
+    """Of forward and backward, in TFLOP."""
+    rows, tokens = batch.ids.shape[0], batch.ids.shape[1] - 1
+    in_blocks = sum(p.numel() for block in model.blocks for p in block.parameters() if p.ndim == 2)
+    attention = 6 * config.num_layers * rows * tokens * tokens * config.hidden_size  # causal: half of all pairs
+    head = 6 * config.vocab_size * config.hidden_size * int(batch.mask[:, 1:].sum())
+    return (6 * in_blocks * rows * tokens + attention + head) / 1e12
+
+
+def layers_that_fit(size: str) -> int | None:
+    """As many layers as the card holds with a live reference and all activations; None for all that there are."""
+    if not CUDA:
+        return None
+    one, two = (build_model(models.config(size, layers), "meta") for layers in (1, 2))
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (one, two)]
+    block = sizes[1] - sizes[0]
+    state = 4 * 4 + 2  # bytes a parameter: weight, gradient, two moments in float32; the reference's in bfloat16
+    config = one.config
+    width = 4 * config.hidden_size + 2 * config.ffn_hidden_size + 3 * config.num_kv_heads * config.head_dim
+    activations = 2 * 2 * models.PROMPTS * models.LENGTH * width  # bfloat16
+    room = torch.cuda.mem_get_info()[0] - RESERVED_GIB * 2**30 - state * (sizes[0] - block)
+    return max(1, min(models.SIZES[size][1], int(room // (state * block + activations))))
+
+
+def make(config: FalconConfig, world: World, stored: torch.dtype) -> Decoder:
+    model = build_model(config, "meta", stored)
+    shard(model, DTYPE)
+    model.to_empty(device=world.device)
+    model.tie()
+    models.fill(model)
+    return model
+
+
+def recompute(model: Decoder, on: bool) -> None:
+    for block in model.blocks:
+        block.__dict__.pop("forward", None)
+        if on:
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def run(size: str, world: World) -> None:
+    """Every case on one model, policy and reference alike."""
+    config = models.config(size, layers_that_fit(size))
+    model = make(config, world, torch.float32)
+    live = make(config, world, DTYPE).requires_grad_(False).eval()
+    batch = models.pairs(config.vocab_size)
+    loss, optimizer = build_loss("nca"), build_optimizer(model, OptimSection())
+    references = {"live": LiveReference(live, distributions=False)}
+    numbers = references["live"](batch)
+    references["cached"] = CachedReference(torch.stack([numbers.ref_logps, numbers.ref_shared_logps], dim=-1))
+    n_params = sum(p.numel() for p in model.parameters())
+    tflop, n_tokens = operations(config, model, batch), batch.ids[:, 1:].numel()
+    part.row(f"{size} model", layers=config.num_layers, parameters=n_params, tokens=n_tokens, step_tflop=tflop)
+
+    def step(reference: CachedReference | LiveReference) -> None:
+        x = loss_inputs(model, reference, batch, (), models.LENGTH / 2)
+        (loss(x).sum() / models.PROMPTS).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).full_tensor().item()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def one(case: Case) -> None:
+        for each in (model, live):
+            each.set_kernels(case.logp, case.pointwise)
+        recompute(model, case.recompute)
+        reference = references[case.reference]
+        step(reference)
+        peak = peak_gib(lambda: step(reference), over=False)
+        ms = milliseconds(lambda: step(reference), rounds=5, warm=1)
+        # the update alone: gradients of zero cost as much as any
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        update = milliseconds(optimizer.step, rounds=3, warm=1)
+        work = tflop * (4 / 3 if case.reference == "live" else 1)
+        mfu = 1e3 * work / ms / datasheet() if datasheet() else None
+        rates = {"tokens_s": 1e3 * n_tokens / ms, "tflops": 1e3 * work / ms, "mfu": mfu}
+        part.row(f"{size} {case.name}", ms=ms, **rates, peak_gib=peak, update_ms=update)
+
+    for case in CASES:
+        part.attempt(f"{size} {case.name}", one, case, need=6)
+        optimizer.zero_grad()
+
+
+def main() -> None:
+    with distributed() as world:
+        for size in models.SIZES:
+            part.attempt(size, run, size, world, need=15)
+            free()
+    print(f"{left():.0f} s left")
+
+
+if __name__ == "__main__":
+    main()
