@@ -43,6 +43,7 @@ test-lm-eval: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # every loss drawn anew, and the table in docs/losses.md; both are committed
 figures: setup

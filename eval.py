@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ from align.evals.store import Store
 from align.files import write_json
 from align.parallel import World, distributed, rendezvous
 from align.tiny.paths import resolve_path
-from train import complain, train
+from align.train import complain, train
 
 
 def evaluate(options: argparse.Namespace, world: World) -> str:
@@ -140,9 +141,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """The command: of this file, and align-eval of an install."""
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     # skip the interpreter's shutdown, in which a thread of gloo can abort a process that has done its work
     os._exit(status)
+
+
+if __name__ == "__main__":
+    cli()

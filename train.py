@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -233,9 +234,14 @@ def complain(text: str, meeting: Rendezvous, status: int) -> int:
     return status
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """The command: of this file, and align-train of an install."""
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     # without the interpreter's shutdown, in which a thread of gloo's can abort a process that has done its work
     os._exit(status)
+
+
+if __name__ == "__main__":
+    cli()

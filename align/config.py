@@ -1,9 +1,9 @@
 """Configuration: typed sections with a line of help for every key, filled from a TOML file and dotted flags.
 
-Later wins: defaults, then --config FILE.toml, then flags. Unknown keys, wrong types and missing values are refused in one
-line that names the key. A loss brings its own parameters: `[loss]` takes them for whatever loss runs, `[loss.nca]` only
-for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` is that of every part that has one, and
-`dpo.beta` that of dpo.
+Later wins: defaults, then --config (FILE.toml, or the name of one in configs/), then flags. Unknown keys, wrong types
+and missing values are refused in one line that names the key. A loss brings its own parameters: `[loss]` takes them for
+whatever loss runs, `[loss.nca]` only for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` is
+that of every part that has one, and `dpo.beta` that of dpo.
 """
 
 import json
@@ -16,11 +16,13 @@ import torch
 
 from align.errors import UserError, nearest
 from align.files import read_toml
+from align.kernels import IMPLEMENTATIONS
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
-from kernels import IMPLEMENTATIONS
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+# an install has them inside the package, a checkout beside it
+CONFIGS = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
 
 
 def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -235,13 +237,28 @@ def _read_flags(argv: list[str]) -> dict[str, str | bool]:
     return flags
 
 
+def _config_file(name: str) -> Path:
+    """A file, or the one in configs/ of that name: those come with an install, too."""
+    file = Path(name)
+    if file.suffix or file.exists():
+        return file
+    known = sorted(file.stem for file in CONFIGS.glob("*.toml"))
+    if name not in known:
+        raise UserError(
+            f"--config {name}: there is no such file, and configs/ has {', '.join(known)}{nearest(name, known)}"
+        )
+    return CONFIGS / f"{name}.toml"
+
+
 def load_config(argv: list[str]) -> Config:
     """The resolved configuration of a command line. Raises UserError for anything the user can fix."""
     flags = _read_flags(argv)
     config = Config()
     path = flags.pop("config", None)
     if path is None and "model" not in flags and "model.path" not in flags:
-        path = str(ROOT / "configs" / "tiny.toml")
+        path = "tiny"
+    if path is not None:
+        path = str(_config_file(path))
     tables = read_toml(Path(path)) if path is not None else {}
     # which loss runs decides what its parameters are, so it is settled first
     section = tables.get("loss", {})
@@ -320,6 +337,7 @@ def help_text() -> str:
         "usage: torchrun [--nproc-per-node N] train.py [--config FILE.toml] --loss NAME [--model DIR] [--data FILE]",
         "                [--output DIR] [--resume] [--plan] [--SECTION.KEY VALUE ...]",
         "",
+        "--config falcon-11b is configs/falcon-11b.toml, wherever that was installed.",
         "With neither --config nor --model: configs/tiny.toml, a make-believe world that runs on a laptop CPU.",
         "  --resume   continue from the newest checkpoint of --output",
         "  --plan     say what would be done (parameters, steps, memory, resolved configuration) and stop",

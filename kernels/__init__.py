@@ -5,6 +5,9 @@
 `reference` is the definition, written to be read, and the truth that the others are tested against; `chunked` and `triton`
 compute the same numbers and gradients without ever holding the (N, V) logits, in PyTorch and in kernels for a GPU.
 `compiled` is chunked with torch.compile between its matrix products, and falls back to it where there is no compiler.
+
+The modules of this package import one another by relative names, since it has two: `kernels` in a checkout, and
+`align.kernels` in an install, where PyPI's package `kernels` may stand beside it.
 """
 
 import functools
@@ -13,13 +16,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kernels import evidence
-from kernels.chunked import chunked_logp
-from kernels.reference import reference_logp
+from . import evidence
+from .chunked import chunked_logp
+from .machine import hardware
+from .reference import reference_logp
+from .token_stats import linear_collision, linear_kl
+
+__all__ = ["IMPLEMENTATIONS", "choose_logp", "hardware", "linear_collision", "linear_kl", "linear_logp"]
 
 
 def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    from kernels.triton.logp import triton_logp  # triton is optional, and large
+    from .triton.logp import triton_logp  # triton is optional, and large
 
     return triton_logp(hidden, weight, targets)
 

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from kernels.online_softmax import EAGER, Steps, compiled_steps
-from kernels.reference import accumulation_dtype
+from .online_softmax import EAGER, Steps, compiled_steps
+from .reference import accumulation_dtype
 
 # bytes of a tile. On a CPU larger ones fall out of the cache, and smaller ones make too many small products
 CPU_BUDGET = 8 * 2**20

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import evidence
+from . import evidence
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
 
@@ -21,7 +21,7 @@ def use_triton(impl: str, *tensors: Tensor) -> bool:
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"unknown impl {impl!r}; choose from {', '.join(IMPLEMENTATIONS)}")
     if impl == "triton":
-        from kernels.triton import pointwise as triton_pointwise
+        from .triton import pointwise as triton_pointwise
 
         triton_pointwise.check(*tensors)
         return True
@@ -46,7 +46,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, impl: str = "auto") -> Tenso
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"rms_norm takes x (..., D) and weight (D,); got {tuple(x.shape)}, {tuple(weight.shape)}")
     if use_triton(impl, x, weight):
-        from kernels.triton import pointwise as triton_pointwise
+        from .triton import pointwise as triton_pointwise
 
         return triton_pointwise.RMSNorm.apply(x, None, weight, eps)
     y = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -65,7 +65,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, impl: 
             f"{tuple(weight.shape)}"
         )
     if use_triton(impl, x, residual, weight):
-        from kernels.triton import pointwise as triton_pointwise
+        from .triton import pointwise as triton_pointwise
 
         return triton_pointwise.RMSNorm.apply(x, residual, weight, eps)
     total = x + residual
@@ -86,7 +86,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, impl: str = "auto") -> Tensor:
             f"{tuple(cos.shape)}, {tuple(sin.shape)}"
         )
     if use_triton(impl, x):
-        from kernels.triton import pointwise as triton_pointwise
+        from .triton import pointwise as triton_pointwise
 
         return triton_pointwise.Rotate.apply(x, cos, sin)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
@@ -103,7 +103,7 @@ def swiglu(gate: Tensor, up: Tensor, impl: str = "auto") -> Tensor:
     if gate.shape != up.shape:
         raise ValueError(f"swiglu takes gate and up of one shape; got {tuple(gate.shape)}, {tuple(up.shape)}")
     if use_triton(impl, gate, up):
-        from kernels.triton import pointwise as triton_pointwise
+        from .triton import pointwise as triton_pointwise
 
         return triton_pointwise.SwiGLU.apply(gate, up)
     return F.silu(gate) * up

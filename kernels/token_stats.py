@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from kernels.chunked import tile_columns
-from kernels.reference import accumulation_dtype
+from .chunked import tile_columns
+from .reference import accumulation_dtype
 
 
 class ChunkedKL(torch.autograd.Function):

@@ -3,6 +3,7 @@
 import tomllib
 
 import pytest
+from conftest import refuse
 
 from align.config import Config, help_text, load_config
 from align.errors import UserError
@@ -38,6 +39,15 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
     file = tmp_path / "config.toml"
     file.write_text(text)
     assert load_config(["--config", str(file)]).to_dict() == config.to_dict()
+
+
+def test_a_config_of_ours_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config([*BASE, "--config", "falcon-11b", "--loss", "dpo"])
+    assert config.output == "runs/falcon-11b-dpo" and config.parallel.activation_checkpointing
+    assert "configs/ has falcon-11b, tiny, " in refuse(load_config, ["--config", "tinny"])
+    (tmp_path / "tiny").write_text("[train]\nsteps = 5\n")  # a file of that name comes first
+    assert load_config([*BASE, "--config", "tiny"]).train.steps == 5
 
 
 def test_the_output_is_named_after_config_and_loss(tmp_path):

@@ -13,7 +13,8 @@ from align.losses import LOSSES, loss_classes, loss_parameters
 from align.losses.pages import IN_ONE_LINE, MAP, PAGES, page, with_methods
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+FILES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 DISPLAY, INLINE = re.compile(r"\$\$(.*?)\$\$", re.DOTALL), re.compile(r"\$([^$\n]+)\$")
 EACH_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 

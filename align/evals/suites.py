@@ -26,11 +26,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from align.config import ROOT
+from align.config import CONFIGS
 from align.errors import UserError, nearest
 from align.files import read_toml
 
-SUITES = ROOT / "configs" / "eval"
+SUITES = CONFIGS / "eval"
 KINDS = ("generate", "choice", "perplexity", "preference")
 AXES = ("safety", "capability", "over-refusal")
 TEMPLATES = ("auto", "chat", "none")

@@ -23,8 +23,8 @@ import torch
 from align.data import encode_prompts, load_tokenizer
 from align.errors import UserError
 from align.generate.engine import column_bytes, generate
+from align.kernels import hardware
 from align.models import Decoder, load_model, resolve_model
-from kernels.tools.bench import hardware
 
 Prompts = list[list[int]]
 Contender = Callable[[Sequence[int]], list[list[int]]]  # the ids that end a response -> every prompt's new ids

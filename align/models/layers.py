@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.kernels import linear_collision, linear_kl, linear_logp, pointwise
 from align.models.config import DecoderConfig, Rope
-from kernels import linear_logp, pointwise
-from kernels.token_stats import linear_collision, linear_kl
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from align.errors import UserError
+from align.kernels import pointwise
 from align.models.config import DecoderConfig, Fields, Rope, check_common, check_heads
 from align.models.layers import Decoder, Extend, LogProbHead, RMSNorm, attend, rotate
-from kernels.pointwise import add_rms_norm, swiglu
 
 
 @dataclass(kw_only=True)
@@ -86,7 +86,7 @@ class LlamaMLP(nn.Module):
         self.impl = "auto"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x), self.impl))
+        return self.down_proj(pointwise.swiglu(self.gate_proj(x), self.up_proj(x), self.impl))
 
 
 class LlamaBlock(nn.Module):
@@ -100,7 +100,7 @@ class LlamaBlock(nn.Module):
     def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, extend: Extend | None) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), cos_sin, mask, extend)  # (B, T, D)
         norm = self.post_attention_layernorm
-        normed, x = add_rms_norm(x, attended, norm.weight, norm.eps, norm.impl)
+        normed, x = pointwise.add_rms_norm(x, attended, norm.weight, norm.eps, norm.impl)
         return x + self.mlp(normed)
 
 

@@ -16,15 +16,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from align.config import ROOT, Config, load_config
+from align.config import CONFIGS, Config, load_config
 from align.parallel import World
 from align.tiny.build import toy_world_id, write_toy_world
 from align.tiny.evaluate import respond_to_requests, samples, scores, table
 from align.tiny.guard import guard_id, write_guard
 
 Train = Callable[[Config, World], Path | None]
-BASE_CONFIG = ROOT / "configs" / "tiny-base.toml"
-GUARD_CONFIG = ROOT / "configs" / "tiny-guard.toml"
+BASE_CONFIG = CONFIGS / "tiny-base.toml"
+GUARD_CONFIG = CONFIGS / "tiny-guard.toml"
 # where they are in toy_world_folder() and in guard_folder()
 PARTS = {
     "tiny:init": "init",

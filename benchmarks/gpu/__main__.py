@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import evidence, records
 from kernels import evidence as kernel_evidence
-from kernels.tools.bench import hardware
+from kernels import hardware
 
 LIMITS = {  # seconds of each part, in the order in which they run; together they are the default --limit
     "card": 25,

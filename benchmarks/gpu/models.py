@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-from align.data.batches import Batch
 from torch import Tensor
 
+from align.data.batches import Batch
 from align.models import Decoder, build_model, read_config, save_model
 from align.models.falcon import FalconConfig
 from benchmarks.gpu.part import CUDA, DEVICE, DRY, ROWS

@@ -9,11 +9,11 @@ import functools
 from typing import NamedTuple
 
 import torch
-from align.data.batches import Batch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from align.config import OptimSection
+from align.data.batches import Batch
 from align.losses import build_loss
 from align.models import Decoder, build_model
 from align.models.falcon import FalconConfig

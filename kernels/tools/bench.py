@@ -15,7 +15,6 @@ import ctypes
 import gc
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -27,10 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kernels import IMPLEMENTATIONS
-from kernels.tools.bench_cases import BASELINE, CASES, QUICK, Case, DPOStep, Inputs, Step, make_inputs, run_step, steps
+from .. import IMPLEMENTATIONS, hardware
+from .bench_cases import BASELINE, CASES, QUICK, Case, DPOStep, Inputs, Step, make_inputs, run_step, steps
 
-ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 # largest error allowed, relative to the largest entry of the tensor. In bfloat16 a logit near 4 comes in steps of 1/64
 LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -105,19 +103,10 @@ def peak_memory(step: Step, x: Inputs) -> dict[str, float]:
 
 def peak_in_fresh_process(implementation: str, case: str, dtype: str) -> dict[str, float] | None:
     """peak_memory of one implementation, None where the system cannot tell."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "kernels.tools.bench", "--case", case, "--dtype", dtype, "--peak", implementation]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    command = [sys.executable, "-m", __spec__.name, "--case", case, "--dtype", dtype, "--peak", implementation]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # it finds this module where this process did
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
-
-
-def hardware(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
-    return f"{', '.join(sorted(names)) or platform.processor() or platform.machine()} ({os.cpu_count()} logical CPUs)"
 
 
 def measure(name: str, dtype: str, args: argparse.Namespace, device: str) -> list[dict]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import IMPLEMENTATIONS
+from .. import IMPLEMENTATIONS
 
 BETA = 0.1
 BASELINE = "reference"

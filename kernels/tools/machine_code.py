@@ -13,8 +13,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.triton.logp_kernels import dlogits_kernel, forward_kernel, product_kernel
-from kernels.triton.tiles import Tile
+from ..triton.logp_kernels import dlogits_kernel, forward_kernel, product_kernel
+from ..triton.tiles import Tile
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

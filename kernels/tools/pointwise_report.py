@@ -7,8 +7,7 @@ import sys
 
 import triton
 
-from kernels.tools.machine_code import TARGETS, count
-from kernels.triton.pointwise import (
+from ..triton.pointwise import (
     ELEMENTWISE,
     INTERPRET,
     norm_tile,
@@ -19,7 +18,8 @@ from kernels.triton.pointwise import (
     swiglu_backward_kernel,
     swiglu_kernel,
 )
-from kernels.triton.tiles import Tile
+from ..triton.tiles import Tile
+from .machine_code import TARGETS, count
 
 
 def compile_all(arch: str):

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import triton
 
-from kernels.tools.machine_code import Facts, compile_kernel, count
-from kernels.tools.roofline import MACHINES, Prediction, predict
-from kernels.triton.tiles import KERNELS, SKIP_TILES, TILES, Tile, skip_sizes, within
+from ..triton.tiles import KERNELS, SKIP_TILES, TILES, Tile, skip_sizes, within
+from .machine_code import Facts, compile_kernel, count
+from .roofline import MACHINES, Prediction, predict
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "benchmarks"  # kernels-report-triton-VERSION-DATE.csv

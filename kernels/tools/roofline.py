@@ -22,8 +22,8 @@ Resident programs share a unit, so each hides the others' prologue and epilogue.
 from math import ceil, inf
 from typing import NamedTuple
 
-from kernels.tools.machine_code import Facts
-from kernels.triton.tiles import Tile
+from ..triton.tiles import Tile
+from .machine_code import Facts
 
 LATENCY = 800  # clocks from asking memory to having the data
 STARTUP = 2000  # clocks a program spends before its first product: launch, descriptors, first operands

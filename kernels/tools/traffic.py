@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.pointwise import add_rms_norm, rms_norm, rotate, swiglu
-from kernels.triton.pointwise import NORM_PROGRAMS
+from ..pointwise import add_rms_norm, rms_norm, rotate, swiglu
+from ..triton.pointwise import NORM_PROGRAMS
 
 
 class Traffic(TorchDispatchMode):

@@ -11,8 +11,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.triton.logp_kernels import dlogits_kernel, forward_kernel, product_kernel
-from kernels.triton.tiles import Tile, skip_sizes, tiles_for
+from .logp_kernels import dlogits_kernel, forward_kernel, product_kernel
+from .tiles import Tile, skip_sizes, tiles_for
 
 DLOGITS_BYTES = 2**28  # a chunk of dL/dlogits alive at once; more only lengthens the two products' inner loops
 PARTIAL_BYTES = 2**25  # partial sums over vocabulary splits; as many splits as fit, so that few tokens fill the chip

@@ -17,7 +17,7 @@ INTERPRET: the kernel runs in Triton's interpreter, whose bfloat16 needs help (s
 import triton
 import triton.language as tl
 
-from kernels.triton.interpreter import repair_interpreter
+from .interpreter import repair_interpreter
 
 repair_interpreter()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from triton.runtime.jit import JITFunction
 
-from kernels.triton.logp_kernels import rounded
+from .logp_kernels import rounded
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NORM_PROGRAMS = 512  # at most as many partial sums of the norm weight's gradient: one wave of programs on a large GPU

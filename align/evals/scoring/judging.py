@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from align.config import ROOT
+from align.config import PACKAGE
 from align.errors import UserError
 from align.evals.run import Task, spread
 from align.evals.store import digest, folder_digest
@@ -82,7 +82,7 @@ def judge_spec(name: str, benchmarks: Sequence[Benchmark], options: argparse.Nam
 
 def source_digest(*patterns: str) -> str:
     """A hash of modules of this package: a judge whose source changed judges anew."""
-    files = sorted(file for pattern in patterns for file in (ROOT / "align").glob(pattern))
+    files = sorted(file for pattern in patterns for file in PACKAGE.glob(pattern))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
