@@ -5,20 +5,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from loss_checks import check_loss, inputs
+from test_losses_training import tiny  # noqa: F401, a fixture
 
 import train
+from align.checkpoint import to_toml
 from align.config import load_config
 from align.errors import UserError
 from align.losses import build_loss, loss_parameters
 from align.losses.__main__ import main
-from align.tiny.build import write_lines, write_model
-from align.tiny.world import World as TinyWorld
-from align.toml import read_toml, to_toml
 
 ROOT = Path(__file__).resolve().parent.parent
 WALK = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").split("\n## A loss\n")[1].split("\n## ")[0]
@@ -117,13 +117,10 @@ def test_what_is_wrong_with_it_is_said_in_one_line(here, spec, capsys):
 
 
 @pytest.mark.slow
-def test_the_walk_outside_the_tree(here, monkeypatch):
+def test_the_walk_outside_the_tree(here, tiny, monkeypatch):  # noqa: F811
     """The commands of docs/extending.md, on the make-believe world; a resumed run finds the loss again."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    world = TinyWorld(seed=0)
-    write_model(here / "init", list(world.dialogues(500)), seed=0)
-    write_lines(here / "pairs.jsonl", world.pairs(40))
-    given = ["--model", "init", "--data", "pairs.jsonl"]
+    given = ["--model", str(tiny / "init"), "--data", str(tiny / "pairs.jsonl"), "--train.batch_size", "6"]
     assert len(COMMANDS) == 4
     for command in COMMANDS:
         program, *words = shlex.split(command)
@@ -131,7 +128,7 @@ def test_the_walk_outside_the_tree(here, monkeypatch):
         words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
         words += given if str(ROOT / "train.py") in words else []
         subprocess.run([sys.executable, *words], check=True, timeout=300)
-    assert read_toml(here / "runs" / "sum" / "config.toml")["loss"][NAME]["goal"] == 1.0
+    assert tomllib.loads((here / "runs" / "sum" / "config.toml").read_text())["loss"][NAME]["goal"] == 1.0
     shutil.rmtree(here / "runs" / "sum" / "model")
     again = ["--loss", f"{NAME}+sft", "--loss.weights", "1,0.5", "--train.steps", "2", "--output", "runs/sum"]
     assert train.main([*again, *given, "--resume"]) == 0 and (here / "runs" / "sum" / "model").is_dir()
@@ -155,7 +152,8 @@ def test_a_new_loss_is_a_file_and_a_line(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     passed = [line for line in done.stdout.splitlines() if "squared_hinge" in line and "PASSED" in line]
     assert len(passed) >= 8, passed  # autograd, differences, float32, the golden table, the tables
-    collected = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests"]
+    everywhere = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_losses*.py"))]
+    collected = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_config.py", *everywhere]
     assert subprocess.run(collected, cwd=tree, capture_output=True, timeout=300).returncode == 0
     shown = [sys.executable, "tests/golden_table.py"]
     table = subprocess.run(shown, cwd=tree, capture_output=True, text=True, check=True, timeout=300).stdout
