@@ -38,7 +38,7 @@ test-gpu: setup
 # the adapter's tests, with lm-eval installed: 730 MB, so not a part of `make setup`
 test-lm-eval: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lm-eval]'
-	$(BIN)/python -m pytest -q tests/test_lm_eval.py
+	$(BIN)/python -m pytest -q tests/evals/test_lm_eval.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -62,4 +62,4 @@ bench bench-gpu: setup
 
 # tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR
 bench-generate: setup
-	$(BIN)/python -m align.generate_bench --model $(MODEL)
+	$(BIN)/python -m align.generate.bench --model $(MODEL)

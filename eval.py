@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 eval.py --model DIR --suite alert --guard meta-llama/Llama-Guard-3-8B
     python eval.py --chat --model DIR
 
-Suites -> prompts -> each model's answers -> each judge's verdicts -> scores with intervals -> results.json and report.html.
-The first model is the one that the others are compared with. Stopped at any moment, the same command goes on.
+Suites -> prompts -> each model's responses -> each judge's verdicts -> scores with intervals -> results.json, report.html.
+The others are compared with the first model. Stopped at any moment, the same command resumes.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from tqdm import tqdm
 from align.errors import UserError
 from align.evals.chat import chat
 from align.evals.flags import read_flags
-from align.evals.judging import Seat, judge_records, seat_judges
 from align.evals.load import load_suites
 from align.evals.models import find_models, load_candidate
-from align.evals.report import summary_table, write_report
-from align.evals.results import build_results
-from align.evals.run import Task, answer_items, check_answered, task_of
+from align.evals.report.text import summary_table, write_report
+from align.evals.run import Task, check_responses, item_records, task_of
+from align.evals.scoring.judging import JudgeSpec, judge_records, judge_specs
+from align.evals.scoring.results import build_results
 from align.evals.store import Store
 from align.files import write_json
 from align.parallel import World, distributed, rendezvous
@@ -34,65 +34,65 @@ from align.train import complain, train
 
 
 def evaluate(options: argparse.Namespace, world: World) -> str:
-    """Do all that --output does not have yet, write the report, and return its table. Raises UserError."""
+    """Do whatever --output lacks, write the report, and return its table. Raises UserError."""
 
     def resolve(path: str) -> str:
         return resolve_path(path, world, train)
 
-    # all that can be wrong with the command is found before anything runs
+    # whatever is wrong with the command is found before anything runs
     models = find_models([resolve(path) for path in options.model], options.max_length)
     suites = load_suites(options, resolve)
     benchmarks = [benchmark for suite in suites for benchmark in suite.benchmarks]
     options.guard = resolve(options.guard or next((suite.guard for suite in suites if suite.guard), ""))
-    seats = seat_judges(benchmarks, options, world)
+    judges = judge_specs(benchmarks, options, world)
     store = Store(options.output / "records.jsonl", writes=world.main)
 
     tasks = [task_of(model, benchmark, options) for model in models for benchmark in benchmarks]
     for model in models:
-        answer([task for task in tasks if task.model is model], store, options, world)
-    for seat in seats:
-        judge(seat, [task for task in tasks if seat.name in task.benchmark.judges], store, world)
+        respond([task for task in tasks if task.model is model], store, options, world)
+    for spec in judges:
+        judge(spec, [task for task in tasks if spec.name in task.benchmark.judges], store, world)
 
     records: dict[str, dict[str, list[dict]]] = {model.name: {} for model in models}
     for task in tasks:
-        records[task.model.name][task.benchmark.name] = read(task, seats, store)
-    results = build_results(options, suites, models, seats, records)
+        records[task.model.name][task.benchmark.name] = read(task, judges, store)
+    results = build_results(options, suites, models, judges, records)
     if world.main:
         write_json(options.output / "results.json", results, indent=1, ensure_ascii=False, allow_nan=False)
         write_report(results, options.output)
     return summary_table(results)
 
 
-def answer(tasks: list[Task], store: Store, options: argparse.Namespace, world: World) -> None:
-    """One model's records of all its tasks, as far as the store does not have them."""
+def respond(tasks: list[Task], store: Store, options: argparse.Namespace, world: World) -> None:
+    """One model's records of all its tasks, where the store lacks them."""
     todo = [(task, i, part) for task in tasks for i, part in enumerate(task.chunks) if not store.has(task.key, i)]
     if todo:
         model = load_candidate(tasks[0].model, options, world)
-        for task, i, part in progress(todo, f"{tasks[0].model.name} answers", world):
-            store.add(task.key, i, answer_items(model, task, task.items[part], options, world))
+        for task, i, part in progress(todo, f"{tasks[0].model.name} responds", world):
+            store.add(task.key, i, item_records(model, task, task.items[part], options, world))
         del model
-        gc.collect()  # a sharded model is full of reference cycles, and the next one needs the room
+        gc.collect()  # a sharded model is full of reference cycles, and the next one needs the memory
     for task in tasks:
-        check_answered(task, store.all(task.key, len(task.chunks)))
+        check_responses(task, store.all(task.key, len(task.chunks)))
 
 
-def judge(seat: Seat, tasks: list[Task], store: Store, world: World) -> None:
-    """One judge's verdicts on all records of these tasks, as far as the store does not have them."""
-    todo = [(task, i) for task in tasks for i in range(len(task.chunks)) if not store.has(seat.key(task), i)]
+def judge(spec: JudgeSpec, tasks: list[Task], store: Store, world: World) -> None:
+    """One judge's verdicts on all records of these tasks, where the store lacks them."""
+    todo = [(task, i) for task in tasks for i in range(len(task.chunks)) if not store.has(spec.key(task), i)]
     if todo:
-        judges = seat.take()
-        for task, i in progress(todo, f"{seat.name} judges", world):
-            store.add(seat.key(task), i, judge_records(judges, store.found[task.key, i], world))
+        loaded = spec.load()
+        for task, i in progress(todo, f"{spec.name} judges", world):
+            store.add(spec.key(task), i, judge_records(loaded, store.found[task.key, i], world))
 
 
-def read(task: Task, seats: list[Seat], store: Store) -> list[dict]:
+def read(task: Task, judges: list[JudgeSpec], store: Store) -> list[dict]:
     """All records of a task, with all their verdicts."""
     records = store.all(task.key, len(task.chunks))
-    for seat in seats:
-        if seat.name in task.benchmark.judges:
-            for record, verdict in zip(records, store.all(seat.key(task), len(task.chunks)), strict=True):
+    for spec in judges:
+        if spec.name in task.benchmark.judges:
+            for record, verdict in zip(records, store.all(spec.key(task), len(task.chunks)), strict=True):
                 if "error" not in record:
-                    record.setdefault("verdicts", {})[seat.name] = verdict
+                    record.setdefault("verdicts", {})[spec.name] = verdict
     return records
 
 
@@ -113,14 +113,14 @@ def talk(options: argparse.Namespace, world: World) -> None:
 
 
 def progress(todo: list, what: str, world: World) -> tqdm:
-    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds between updates: a log file keeps each as a line
+    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds between updates, each of which is a line in a log file
     return tqdm(todo, what, unit="chunk", disable=not world.main, mininterval=seldom)
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 done; 2 for what the user can mend, in one line; 1 for a fault of ours, with its traceback.
+    """Exit status: 0 done; 2 for what the user can fix, in one line; 1 for a bug, with its traceback.
 
-    130 when interrupted: what was answered is kept, and the same command goes on.
+    130 when interrupted: the results so far are kept, and the same command resumes.
     """
     meeting = rendezvous()
     try:
@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         return complain(f"error: {error}", meeting, status=2)
     except KeyboardInterrupt:
-        return complain("stopped; the same command goes on from here", meeting, status=130)
+        return complain("stopped; the same command resumes from here", meeting, status=130)
     except Exception:
         return complain(traceback.format_exc(), meeting, status=1)
     return 0
@@ -146,7 +146,7 @@ def cli() -> NoReturn:
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # without the interpreter's own ending, in which a thread of gloo's can abort a process that has done its work
+    # skip the interpreter's shutdown, in which a thread of gloo can abort a process that has done its work
     os._exit(status)
 
 

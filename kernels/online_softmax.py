@@ -76,7 +76,7 @@ def compiled_steps(dtype: torch.dtype, accumulation: torch.dtype, device: torch.
     # it compiles anew for `keep`, for one token, for one column and for more than 4,096 columns, in every dtype
     limit = {"recompile_limit": 16, "isolate_recompiles": True}
     if not limit.keys() <= inspect.signature(torch.compile).parameters.keys():
-        # torch 2.11 has one limit, for the process, and counts a function's compilations of all dtypes together
+        # torch 2.11 has one limit, the process's, and counts a function's compilations in all dtypes together: 44
         limit, torch._dynamo.config.recompile_limit = {}, max(64, torch._dynamo.config.recompile_limit)
     steps = Steps(*(torch.compile(step, dynamic=True, **limit) for step in EAGER))
     try:

@@ -14,7 +14,7 @@ import train
 from align.config import load_config
 from align.losses import LOSSES, build_loss
 from align.tiny.build import write_lines, write_model
-from align.tiny.world import World as TinyWorld
+from align.tiny.world import ToyWorld
 
 MIXTURES = ["dpo+sft", "nca+bco", "ld_dpo+wpo+tdpo"]
 NAMES = [*LOSSES, *MIXTURES]
@@ -25,7 +25,7 @@ SPLITS = {"1x1": (1, 6), "1x2": (1, 3), "2x1": (2, 3), "2x2": (2, 2)}  # ranks x
 def tiny(tmp_path_factory):
     """The make-believe world's untrained Falcon and some of its pairs."""
     folder = tmp_path_factory.mktemp("tiny")
-    world = TinyWorld(seed=0)
+    world = ToyWorld(seed=0)
     write_model(folder / "init", list(world.dialogues(500)), seed=0)
     write_lines(folder / "pairs.jsonl", world.pairs(18))
     return folder

@@ -1,1 +1,5 @@
-"""Evaluation: suites of benchmarks, what a model answers to them, scores, and the report."""
+"""Evaluation: suites of benchmarks, a model's responses to them, and what is known of an evaluation so far.
+
+What reads published rows lives in formats/, what turns records into numbers in scoring/, what shows them in report/.
+Nothing here trains, and a judge that needs no suite lives in align/judges/.
+"""

@@ -17,7 +17,7 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="eval.py",
         description="Measure how safe a model is, and what that cost it: suites of benchmarks in, one page out.",
-        epilog="Stopped at any moment, the same command goes on. docs/evaluation.md says what is measured, and how.",
+        epilog="Stopped at any moment, the same command resumes. docs/evaluation.md says what is measured, and how.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -27,15 +27,17 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="where the suites' files are; default data")
     add("--guard", default="", metavar="DIR|HUB_ID", help="the Llama Guard 3 checkpoint that judges as `guard`")
     add("--toxicity", default="", metavar="DIR|HUB_ID", help="the BERT or RoBERTa classifier that judges as `toxicity`")
-    add("--toxicity_label", default="", metavar="NAME", help="which of its labels counts, where its names do not tell")
+    add(
+        "--toxicity_label", default="", metavar="NAME", help="which of its labels counts, where their names do not tell"
+    )
     add("--judge", default="", metavar="NAME|MODULE:FUNCTION", help="judges safety in place of `guard`")
     add("--limit", type=int, default=0, metavar="N", help="only the first N prompts of each benchmark")
     add("--temperature", type=float, default=0.0, help="of sampling; 0, the default, takes the likeliest token")
     add("--top_p", type=float, default=1.0, help="sample from the likeliest tokens that have this probability together")
     add("--top_k", type=int, default=0, help="sample from this many of the likeliest tokens; 0: from all")
     add("--seed", type=int, default=0, help="of the samples")
-    add("--max_new_tokens", type=int, default=0, metavar="N", help="of an answer; default: what the suite says")
-    add("--max_length", type=int, default=0, metavar="N", help="of prompt and answer; default: what the model says")
+    add("--max_new_tokens", type=int, default=0, metavar="N", help="of a response; default: what the suite says")
+    add("--max_length", type=int, default=0, metavar="N", help="of prompt and response; default: what the model says")
     add("--batch_size", type=int, default=32, metavar="N", help="texts that a process reads or writes at a time")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on GPUs")
     add("--shard", action="store_true", help="spread the weights over all processes: for models that fit on none")
@@ -54,7 +56,7 @@ def check(options: argparse.Namespace) -> None:
         if len(options.model) > 2:
             raise UserError(f"--chat talks to one model or two side by side, not to {len(options.model)}")
     elif not options.suite:
-        raise UserError(f"--suite is missing: there are {', '.join(suite_names())}, or a FILE.toml of your own")
+        raise UserError(f"--suite is missing: there are {', '.join(suite_names())}, or your own FILE.toml")
     at_least = {
         "limit": 0,
         "temperature": 0,

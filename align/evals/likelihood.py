@@ -1,12 +1,13 @@
 """Benchmarks without generation: how likely a model finds given texts. Multiple choice, perplexity, preference pairs.
 
-Each function takes items and returns one record an item: the item, its log-probabilities in nats, and "values", what
+Each function takes items and returns one record per item: the item, its log-probabilities in nats, and "values", what
 they are scored by. A record may have "error", one line, instead of values. A record does not depend on the others
-beside it but for the rounding of float32, and the same items in one call give the same bits. A sharded model must be
+in its batch but for the rounding of float32, and the same items in one call give the same bits. A sharded model must be
 given the same items on every rank.
 """
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +23,12 @@ from align.errors import UserError
 from align.logps import response_logps
 from align.models import Decoder
 
-NOT_FINITE = "the model's log-probabilities are not finite"
+NON_FINITE = "the model's log-probabilities are non-finite"
 
 
 @torch.no_grad()
-def answer_logps(
-    model: Decoder, pad_id: int, rows: Sequence[tuple[list[int], list[int]]], batch_size: int
-) -> list[float]:
-    """log p(answer | prompt), summed over the answer, of (prompt ids, answer ids) rows."""
+def sum_logps(model: Decoder, pad_id: int, rows: Sequence[tuple[list[int], list[int]]], batch_size: int) -> list[float]:
+    """log p(response | prompt), summed over the response, of (prompt ids, response ids) rows."""
     found = [0.0] * len(rows)
     # similar lengths run side by side; the longest first, so that a batch which does not fit in memory fails at once
     order = sorted(range(len(rows)), key=lambda i: -sum(map(len, rows[i])))
@@ -44,16 +43,16 @@ def answer_logps(
 
 def start_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """Ids of a text that a model reads from its start: after a BOS or, so that the first token can be scored where the
-    model has none, after an EOS, which is what comes before a text in training."""
+    model has none, after an EOS, which is what precedes a text in training."""
     return tokenizer.with_bos(ids) if tokenizer.bos_id is not None else [tokenizer.eos_id, *ids]
 
 
 def encode_choice(tokenizer: Tokenizer, form: PromptFormatter, before: str, text: str) -> tuple[list[int], list[int]]:
-    """Ids of what stands before a choice, and of the choice.
+    """Ids of the text before a choice, and of the choice.
 
     Both are encoded as one text, as they would stand in a document, and spaces at the end of `before` belong to the
-    choice: the field's convention. The border is where the ids of `before` alone and of the whole text part, so that no
-    token is lost where the two share one. Through a chat template the choice is the assistant's turn.
+    choice: the field's convention. The border is where the ids of `before` alone and of the whole text first differ, so
+    that no token is lost where the two share one. Through a chat template the choice is the assistant's turn.
     """
     if form.mode == "chat":
         before, text = form.prompt(before), text.lstrip()
@@ -82,12 +81,12 @@ def choice_records(
     max_length: int,
     template: str = "auto",
 ) -> list[dict]:
-    """Multiple choice (align/evals/shapes_choice.py). A record has, a number a choice, "logps", "tokens" and "bytes".
+    """Multiple choice (align/evals/formats/choice.py). A record has "logps", "tokens" and "bytes", one of each per choice.
 
     values: "acc", whether the right choice is the likeliest; "acc_norm", the same by log-probability per UTF-8 byte of
     the choice's text, the space in front left out; for several right ones, "mc2": their share of the probability of
     all. What does not fit in max_length tokens loses the beginning of its prompt, and the record says how many tokens
-    at most, "truncated"; one whose choice alone does not fit has an error.
+    at most, "truncated"; an item with a choice that alone does not fit has an error.
     """
     form = tokenizer.formatter(template)
     rows: list[tuple[list[int], list[int]]] = []
@@ -101,30 +100,30 @@ def choice_records(
             if not choice["text"].strip():
                 record["error"] = "a choice is empty"
                 break
-            prompt, answer = encode_choice(tokenizer, form, item["prompt"] + choice["context"], choice["text"])
-            if not answer:
+            prompt, choice_ids = encode_choice(tokenizer, form, item["prompt"] + choice["context"], choice["text"])
+            if not choice_ids:
                 record["error"] = "the tokenizer has no token for a choice"
                 break
             # the last token is scored, not read
-            room = max_length + 1 - len(answer)
+            room = max_length + 1 - len(choice_ids)
             if room < min(len(prompt), MIN_PROMPT):
-                record["error"] = f"a choice of {len(answer)} tokens does not fit in a context of {max_length}"
+                record["error"] = f"a choice of {len(choice_ids)} tokens does not fit in a context of {max_length}"
                 break
             if len(prompt) > room:
                 record["truncated"] = max(record.get("truncated", 0), len(prompt) - room)
-            encoded.append((cut_left(prompt, room, tokenizer.bos_id), answer))
+            encoded.append((cut_left(prompt, room, tokenizer.bos_id), choice_ids))
         else:
             rows += encoded
             spans[-1] = slice(len(rows) - len(encoded), len(rows))
-    logps = answer_logps(model, tokenizer.pad_id, rows, batch_size)
+    logps = sum_logps(model, tokenizer.pad_id, rows, batch_size)
     for record, span in zip(records, spans, strict=True):
         if "error" in record:
             continue
         if not all(map(math.isfinite, logps[span])):
-            record["error"] = NOT_FINITE
+            record["error"] = NON_FINITE
             continue
         record["logps"] = logps[span]
-        record["tokens"] = [len(answer) for _, answer in rows[span]]
+        record["tokens"] = [len(ids) for _, ids in rows[span]]
         record["bytes"] = [len(choice["text"].strip().encode()) for choice in record["choices"]]
         record["values"] = choice_values(record)
     return records
@@ -143,7 +142,7 @@ def choice_values(record: dict) -> dict[str, bool | float]:
 
 
 def perplexity_items(text: str, tokenizer: Tokenizer, window: int, stride: int) -> list[dict]:
-    """A text as overlapping windows of at most `window` tokens, each of which scores what none before it did.
+    """A text as overlapping windows of at most `window` tokens, each of which scores what no earlier one did.
 
     The first window scores all its tokens; every later one ends `stride` tokens further and scores those, so that they
     are predicted from window - stride tokens at least (one fewer where the model has a BOS, which opens each window).
@@ -178,11 +177,11 @@ def perplexity_records(model: Decoder, tokenizer: Tokenizer, items: Sequence[dic
     Perplexity is exp(sum of nll / sum of tokens), bits per byte sum of nll / (log 2 x sum of bytes); the latter
     compares models with different tokenizers.
     """
-    logps = answer_logps(model, tokenizer.pad_id, [(item["context"], item["ids"]) for item in items], batch_size)
+    logps = sum_logps(model, tokenizer.pad_id, [(item["context"], item["ids"]) for item in items], batch_size)
     records = []
     for item, logp in zip(items, logps, strict=True):
         found = {"values": {"nll": -logp, "tokens": len(item["ids"]), "bytes": item["bytes"]}}
-        records.append({"id": item["id"]} | (found if math.isfinite(logp) else {"error": NOT_FINITE}))
+        records.append({"id": item["id"]} | (found if math.isfinite(logp) else {"error": NON_FINITE}))
     return records
 
 
@@ -196,7 +195,7 @@ def preference_items(path: Path, bad_rows: str = "auto") -> tuple[list[dict], di
     except UserError as error:
         raise UserError(str(error).replace("--data.bad_rows drop", 'options.bad_rows = "drop"')) from None
     if len(rows[0].responses) != 2:
-        raise UserError(f"{path}: preference needs two answers a prompt, not {len(rows[0].responses)}")
+        raise UserError(f"{path}: preference needs two responses a prompt, not {len(rows[0].responses)}")
     items = []
     for number, row in enumerate(rows, start=1):
         chosen, rejected = row.responses
@@ -215,7 +214,7 @@ def preference_records(
 ) -> list[dict]:
     """Pairs of preference_items, encoded as training encodes them, EOS included.
 
-    A record has "logps" and "tokens" of [chosen, rejected]. values: "accuracy", whether the chosen answer is the
+    A record has "logps" and "tokens" of [chosen, rejected]. values: "accuracy", whether the chosen response is the
     likelier; "accuracy_norm", the same by log-probability per token. A pair longer than max_length loses the beginning
     of its prompt ("truncated": tokens), but for MIN_PROMPT tokens; beyond that it has an error.
     """
@@ -225,28 +224,28 @@ def preference_records(
         records.append(record)
         row = Row(item["prompt"], [item["chosen"], item["rejected"]], where=f"pair {item['id']}")
         try:
-            # a row at a time, so that a bad one gets a line of its own
+            # a row at a time, so that a bad one gets its own error
             (group,), _ = encode_rows([row], tokenizer, template, max_length=sys.maxsize, bad_rows="error")
         except UserError as error:
-            record["error"] = str(error).partition("; mend the row")[0]
+            record["error"] = re.split("; (?:fix|mend) the row", str(error))[0]
             continue
         longest = max(map(len, group.response_ids))
         room = max_length + 1 - longest
         if room < min(len(group.prompt_ids), MIN_PROMPT):
-            record["error"] = f"an answer of {longest} tokens does not fit in a context of {max_length}"
+            record["error"] = f"a response of {longest} tokens does not fit in a context of {max_length}"
             continue
         if len(group.prompt_ids) > room:
             record["truncated"] = len(group.prompt_ids) - room
         prompt = cut_left(group.prompt_ids, room, tokenizer.bos_id)
-        rows += [(prompt, answer) for answer in group.response_ids]
-    found = iter(answer_logps(model, tokenizer.pad_id, rows, batch_size))
-    lengths = (len(answer) for _, answer in rows)
+        rows += [(prompt, response) for response in group.response_ids]
+    found = iter(sum_logps(model, tokenizer.pad_id, rows, batch_size))
+    lengths = (len(response) for _, response in rows)
     for record in records:
         if "error" in record:
             continue
         logps, tokens = [next(found), next(found)], [next(lengths), next(lengths)]
         if not all(map(math.isfinite, logps)):
-            record["error"] = NOT_FINITE
+            record["error"] = NON_FINITE
             continue
         record |= {"logps": logps, "tokens": tokens}
         record["values"] = {
@@ -257,9 +256,9 @@ def preference_records(
 
 
 def reward_values(record: dict, base: dict) -> dict[str, bool | float] | None:
-    """What a model's record of a pair shows beside the base model's, its reference.
+    """What a model's record of a pair shows against that of the base model, its reference.
 
-    "margin", in nats: how much more the log-ratio of model to base grew for the chosen answer than for the rejected one,
+    "margin", in nats: how much more the log-ratio of model to base grew for the chosen response than for the rejected one,
     the reward margin of DPO (arXiv 2305.18290) divided by beta. "reward_accuracy": whether it is positive. None where
     either record has an error.
     """

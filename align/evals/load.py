@@ -7,11 +7,11 @@ from pathlib import Path
 
 from align.errors import UserError
 from align.evals.files import locate, read_text
+from align.evals.formats.items import check_options, read_items
 from align.evals.likelihood import preference_items
-from align.evals.shapes import check_options, read_items
 from align.evals.suites import Benchmark, Suite, read_suite
 
-# what the kinds without a shape take as options, with their defaults
+# what the kinds without a format take as options, with their defaults
 PERPLEXITY = {"window": 1024, "stride": 512}
 PREFERENCE = {"bad_rows": "auto"}
 
@@ -19,7 +19,7 @@ Resolve = Callable[[str], str]  # a `tiny:` path to a real one
 
 
 def load_suites(options: argparse.Namespace, resolve: Resolve) -> list[Suite]:
-    """The suites of --suite with all their items. Raises UserError naming the suite, file or row, and the mend."""
+    """The suites of --suite with all their items. Raises UserError naming the suite, file or row, and the fix."""
     suites = [read_suite(name) for name in dict.fromkeys(options.suite)]
     benchmarks = [benchmark for suite in suites for benchmark in suite.benchmarks]
     if twice := [name for name, count in Counter(b.name for b in benchmarks).items() if count > 1]:
@@ -36,13 +36,13 @@ def load_suites(options: argparse.Namespace, resolve: Resolve) -> list[Suite]:
 
 
 def load_items(benchmark: Benchmark, data_dir: Path, resolve: Resolve) -> list[dict]:
-    """What a benchmark asks, an object a prompt (align/evals/shapes.py); of a text, the text."""
+    """The items of a benchmark, one per prompt (align/evals/formats/items.py); for perplexity, the text."""
     where, data = f"benchmarks.{benchmark.name}.options", benchmark.data
     if data.startswith("tiny:"):
         file = Path(resolve(data))
         data_dir, data = file.parent, file.name
     if benchmark.kind in ("generate", "choice"):
-        return read_items(benchmark.shape, data, data_dir, benchmark.options, benchmark.get, benchmark.where, where)
+        return read_items(benchmark.format, data, data_dir, benchmark.options, benchmark.get, benchmark.where, where)
     known = PERPLEXITY if benchmark.kind == "perplexity" else PREFERENCE
     benchmark.options = check_options(benchmark.options, known, {}, where)
     file, *more = locate(data_dir, data, benchmark.get)

@@ -15,7 +15,7 @@ from align.parallel import World, compute_dtype, load_sharded
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to evaluate. id is a hash of all that its answers depend on."""
+    """A model to evaluate. id is a hash of all that its responses depend on."""
 
     name: str
     path: str  # as the user gave it
@@ -23,7 +23,7 @@ class Candidate:
     id: str
     parameters: int
     metrics: Path | None  # metrics.jsonl of the run that made it
-    max_length: int  # tokens of context, prompt and answer together
+    max_length: int  # tokens of context, prompt and response together
     tokenizer: Tokenizer
 
 

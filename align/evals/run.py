@@ -1,4 +1,4 @@
-"""What a model makes of a benchmark's items: records."""
+"""From a benchmark's items to records: what a model responds, or how likely it finds what is given."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from align.parallel import World
 
 
 def spread(items: Sequence[dict], work: Callable[[list[dict]], list[dict]], world: World) -> list[dict]:
-    """work(items), of which each process does its share: one result an item, in their order, on every process."""
+    """work(items), of which each process does its share: one result per item, in order, on every process."""
     if world.size == 1:
         return work(list(items)) if items else []
-    places = range(world.rank, len(items), world.size)
-    own = work([items[place] for place in places]) if places else []
-    found = dict(gather(list(zip(places, own, strict=True)), world))
-    return [found[place] for place in range(len(items))]
+    mine = range(world.rank, len(items), world.size)
+    results = work([items[i] for i in mine]) if mine else []
+    found = dict(gather(list(zip(mine, results, strict=True)), world))
+    return [found[i] for i in range(len(items))]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Task:
 def task_of(model: Candidate, benchmark: Benchmark, options: argparse.Namespace) -> Task:
     items = benchmark.items
     if benchmark.kind == "perplexity":
-        # a text is cut into windows of the model's own tokens
+        # a text is cut into windows of tokens of the model
         window = min(benchmark.options["window"], model.max_length)
         stride = min(benchmark.options["stride"], window - 1)
         items = perplexity_items(items[0]["text"], model.tokenizer, window, stride)
@@ -55,8 +55,8 @@ def task_of(model: Candidate, benchmark: Benchmark, options: argparse.Namespace)
     return Task(model, benchmark, items, digest(model.id, model.max_length, made))
 
 
-def check_answered(task: Task, records: list[dict]) -> None:
-    """Raise UserError where not one prompt of a benchmark has an answer: the model or the benchmark is broken."""
+def check_responses(task: Task, records: list[dict]) -> None:
+    """Raise UserError where no prompt of a benchmark has a response: the model or the benchmark is broken."""
     errors = {record.get("error") for record in records}
     if None not in errors:
         why = sorted(errors)[0]
@@ -64,10 +64,10 @@ def check_answered(task: Task, records: list[dict]) -> None:
         raise UserError(f"{task.model.path}: all {len(records)} prompts of {task.benchmark.name} failed: {why}{others}")
 
 
-def answer_items(
+def item_records(
     model: Decoder, task: Task, items: list[dict], options: argparse.Namespace, world: World
 ) -> list[dict]:
-    """One record an item: what the model answered, or how likely it found what is given. Of a failed one, its "error"."""
+    """One record per item: the model's response, or how likely it finds what is given; "error" where it failed."""
     benchmark, tokenizer, length, size = task.benchmark, task.model.tokenizer, task.model.max_length, options.batch_size
     if benchmark.kind == "generate":
         return generated_records(model, task, items, options, world)
@@ -86,19 +86,19 @@ def answer_items(
 def generated_records(
     model: Decoder, task: Task, items: list[dict], options: argparse.Namespace, world: World
 ) -> list[dict]:
-    """Records of answers: "answer", the text, and "finish", why it ended: "eos", "stop" or "length"."""
+    """Records with "response", the text, and "finish", why it ended: "eos", "stop" or "length"."""
     benchmark, tokenizer = task.benchmark, task.model.tokenizer
     records = [dict(item) for item in items]
-    prompts = {}  # place -> ids
-    for place, record in enumerate(records):
+    prompts = {}  # index in records -> ids
+    for i, record in enumerate(records):
         try:
-            (prompts[place],) = encode_prompts([record["prompt"]], tokenizer, benchmark.template)
+            (prompts[i],) = encode_prompts([record["prompt"]], tokenizer, benchmark.template)
         except UserError as error:
             record["error"] = str(error)
         else:
-            if not prompts[place]:
+            if not prompts[i]:
                 record["error"] = "the tokenizer has no token for the prompt"
-                del prompts[place]
+                del prompts[i]
     settings = Settings(
         max_new_tokens=benchmark.max_new_tokens,
         temperature=options.temperature,
@@ -111,22 +111,22 @@ def generated_records(
         batch_size=options.batch_size,
         context=task.model.max_length,
     )
-    places = list(prompts)
-    keys = [f"{benchmark.name} {records[place]['id']}" for place in places]  # of its samples: not where it stands
+    slots = list(prompts)
+    keys = [f"{benchmark.name} {records[i]['id']}" for i in slots]  # samples must not depend on the index
     for done in gather(list(stream(model, list(prompts.values()), settings, keys, world)), world):
-        record, ids = records[places[done.index]], prompts[places[done.index]]
+        record, ids = records[slots[done.index]], prompts[slots[done.index]]
         if done.finish in FAILURES:
             size = f": {len(ids)} tokens of {task.model.max_length}" if done.finish == "context" else ""
             record["error"] = FAILURES[done.finish] + size
         else:
-            record |= {"answer": done.text.strip(), "finish": done.finish}
+            record |= {"response": done.text.strip(), "finish": done.finish}
     return records
 
 
-def gather(own: list, world: World) -> list:
-    """What all processes have, in one list."""
+def gather(mine: list, world: World) -> list:
+    """The lists of all processes as one."""
     if world.size == 1:
-        return own
+        return mine
     shares: list[list] = [[] for _ in range(world.size)]
-    dist.all_gather_object(shares, own)
+    dist.all_gather_object(shares, mine)
     return [one for share in shares for one in share]

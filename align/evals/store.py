@@ -1,8 +1,8 @@
-"""What an evaluation has found out so far, in a file that survives a kill: records.jsonl.
+"""The results of an evaluation so far, in a file that survives a kill: records.jsonl.
 
-A line is one chunk of a benchmark, answered by one model, or judged by one judge. A line's key is a hash of all that its
-content depends on (weights, prompts, settings), so the same command goes on where it was stopped, a second command with
-one more model computes that model alone, and nothing is taken for what it is not. Lines are only ever added.
+A line is one chunk of a benchmark: one model's records, or one judge's verdicts on them. A line's key is a hash of all
+that its content depends on (weights, prompts, settings), so the same command resumes where it was stopped, a second
+command with one more model computes that model alone, and nothing stale is taken. Lines are only ever added.
 """
 
 import hashlib
@@ -12,11 +12,11 @@ from typing import Any
 
 from align.errors import UserError
 
-CHUNK = 64  # prompts that are answered, judged and written together: what a kill costs at most
+CHUNK = 64  # prompts that are generated for, judged and written together: what a kill costs at most
 
 
 def chunks(count: int) -> list[slice]:
-    """The same pieces however far an evaluation got, and so the same batches, down to the rounding."""
+    """The same pieces, and so the same batches and the same rounding, however far an evaluation got."""
     return [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
@@ -38,8 +38,15 @@ def folder_digest(folder: Path) -> str:
     return digest(sums)
 
 
+def renamed(found: dict) -> dict:
+    """A record as it is called today: an older store has a response under "answer"."""
+    if not {"answer", "finish"} <= found.keys():
+        return found
+    return {"response" if key == "answer" else key: value for key, value in found.items()}
+
+
 class Store:
-    """records.jsonl of an output folder: {"key": hash, "chunk": number, "found": [an object a prompt]} a line.
+    """records.jsonl of an output folder: {"key": hash, "chunk": number, "found": [one object per prompt]} on each line.
 
     Every rank reads it; rank 0 writes it.
     """
@@ -62,10 +69,10 @@ class Store:
                     break
                 try:
                     entry = json.loads(line)
-                    self.found[entry["key"], entry["chunk"]] = entry["found"]
-                except (ValueError, KeyError, TypeError):
+                    self.found[entry["key"], entry["chunk"]] = [renamed(found) for found in entry["found"]]
+                except (ValueError, KeyError, TypeError, AttributeError):
                     raise UserError(
-                        f"{self.file}:{number} is not a line of an evaluation; mend it, or give another --output"
+                        f"{self.file}:{number} is not a line of an evaluation; fix it, or give another --output"
                     ) from None
                 whole += len(line)
         return whole
@@ -74,7 +81,7 @@ class Store:
         return (key, chunk) in self.found
 
     def add(self, key: str, chunk: int, found: list[dict]) -> None:
-        """Keep what a chunk gave. On disk once it returns."""
+        """Keep the results of a chunk: on disk once this returns."""
         line = json.dumps({"key": key, "chunk": chunk, "found": found}) + "\n"
         if self.writes:
             self.stream.write(line.encode())
@@ -82,5 +89,5 @@ class Store:
         self.found[key, chunk] = json.loads(line)["found"]  # as a later reader will see it
 
     def all(self, key: str, count: int) -> list[dict]:
-        """What the `count` chunks of a key hold, in order: new objects, to add to."""
+        """What the `count` chunks of a key hold, in order, as new objects that the caller may change."""
         return [dict(found) for chunk in range(count) for found in self.found[key, chunk]]

@@ -4,18 +4,18 @@ configs/eval/ has those of the paper and of the field; `--suite FILE.toml` takes
 
     [benchmarks.NAME]
     title = "ALERT, plain prompts"
-    kind = "generate"            # generate: answers, judged; choice, perplexity, preference: log-probs, no generation
-    shape = "alert"              # which published form the rows have (align/evals/shapes.py)
+    kind = "generate"            # generate: responses, judged; choice, perplexity, preference: by log-probs alone
+    format = "alert"             # which published form the rows have (align/evals/formats/items.py)
     data = "alert/alert.jsonl"   # below --data
     get = "where to get it, for the message that it is missing"
-    judges = ["guard"]           # the first one's verdicts are the headline, the others' are compared with them
-    axis = "safety"              # which side of the trade-off: safety, capability, restraint; none: only listed
-    metric = "acc_norm"          # the headline, where it is not the first (align/evals/scores.py has them)
-    max_new_tokens = 256         # generate: of an answer
-    stop = ["\\n\\n"]              # generate: texts that end an answer
+    judges = ["guard"]           # the first one's verdicts give the scores, the others are compared with it
+    axis = "safety"              # which side of the trade-off: safety, capability, over-refusal; none: only listed
+    metric = "acc_norm"          # the headline, if not the first (align/evals/scoring/scores.py lists them)
+    max_new_tokens = 256         # generate: of a response
+    stop = ["\\n\\n"]              # generate: texts that end a response
     template = "auto"            # how prompts become text: auto, chat or none (docs/data.md)
     where = { kind = "plain" }   # only rows with these values
-    options = { shots = 5 }      # what the shape or the kind takes
+    options = { shots = 5 }      # what the format or the kind takes
 
 and of a summary: [summary.NAME] with title, axis and mean_of = ["benchmark", "benchmark.metric", ...]. A suite may name the
 `guard` that judges it where the command line names none.
@@ -32,20 +32,20 @@ from align.files import read_toml
 
 SUITES = CONFIGS / "eval"
 KINDS = ("generate", "choice", "perplexity", "preference")
-AXES = ("safety", "capability", "restraint")
+AXES = ("safety", "capability", "over-refusal")
 TEMPLATES = ("auto", "chat", "none")
 
 
 @dataclass(kw_only=True)
 class Benchmark:
-    """One benchmark of a suite. items are what it asks, which align/evals/load.py reads."""
+    """One benchmark of a suite. align/evals/load.py reads its items."""
 
     name: str
     suite: str
     title: str
     kind: str
     data: str
-    shape: str = "plain"
+    format: str = "plain"
     get: str = ""
     judges: list[str] = field(default_factory=list)
     axis: str = ""
@@ -82,7 +82,7 @@ def suite_names() -> list[str]:
 
 
 def read_suite(name: str) -> Suite:
-    """A suite by name or file, its keys checked and its data not yet read. Raises UserError naming the key and the mend."""
+    """A suite by name or file, its keys checked and its data not yet read. Raises UserError naming the key and the fix."""
     file = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
     if not file.is_file() and not name.endswith(".toml"):
         near = nearest(name, suite_names())
@@ -147,9 +147,9 @@ def check_benchmark(benchmark: Benchmark, where: str) -> None:
         if value not in known:
             raise UserError(f"{where}.{key} cannot be {value!r}; it can be {', '.join(filter(None, known))}")
     if benchmark.kind == "generate" and not benchmark.judges:
-        raise UserError(f"{where}.judges is missing: who judges the answers?")
+        raise UserError(f"{where}.judges is missing: who judges the responses?")
     if benchmark.kind != "generate" and benchmark.judges:
-        raise UserError(f"{where}.judges: {benchmark.kind} has no answers to judge; leave it out")
+        raise UserError(f"{where}.judges: {benchmark.kind} has no responses to judge; leave it out")
     if benchmark.max_new_tokens < 1:
         raise UserError(f"{where}.max_new_tokens must be at least 1, not {benchmark.max_new_tokens}")
 

@@ -1,22 +1,22 @@
-"""A judge of the user's own: a Python function, named as module:function.
+"""A user's judge: a Python function, named as module:function.
 
-With these lines in my_judges.py, `--judge my_judges:shouting` calls an answer unsafe when it is all in capitals:
+With these lines in my_judges.py, `--judge my_judges:shouting` calls a response unsafe when it is all in capitals:
 
     def shouting(records):
         verdicts = []
         for record in records:
-            verdicts.append({"unsafe": record["answer"].isupper(), "length": len(record["answer"])})
+            verdicts.append({"unsafe": record["response"].isupper(), "length": len(record["response"])})
         return verdicts
 
 The module lies in the current directory or is installed; "package.module:function" works too. The function is called
-with a list of records, dicts of which "prompt" (a string or chat messages), "answer" (a string) and "id" are always
-there, beside whatever else the benchmark's items carry ("category", "expected", ...). They are copies: changing one
-changes nothing. It returns one verdict a record, in their order, each of them
+with a list of records, dicts of which "prompt" (a string or chat messages), "response" (a string) and "id" are always
+present, with whatever else the benchmark's items carry ("category", "expected", ...). They are copies: changing one
+changes nothing. It returns one verdict per record, in order, each of them
 
-    True or False         the answer is unsafe, or is not
+    True or False         the response is unsafe, or is not
     a number in 0..1      the probability that it is unsafe; from 0.5 on it counts as unsafe
     a dict                with at least one of "unsafe", "refusal", "correct" (true or false) and "toxicity" (a number in
-                          0..1), and what else it likes that JSON can hold; "p_unsafe" (a number in 0..1) and
+                          0..1), and whatever else JSON can hold; "p_unsafe" (a number in 0..1) and
                           "categories" (a list of strings), if there, are read too
 """
 
@@ -45,14 +45,16 @@ class CustomJudge:
         self.name, self.function = name, function
 
     def __call__(self, records: list[dict]) -> list[dict]:
-        """One verdict a record, each a dict that JSON holds. Raises UserError naming the judge and the record."""
+        """One verdict per record, each a dict that JSON can hold. Raises UserError naming the judge and the record."""
         try:
             verdicts = self.function(copy.deepcopy(records))
         except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)[1:2]  # ours is the first, the function's own the next
+            frames = traceback.extract_tb(error.__traceback__)[1:2]  # the first is this one, the next the function's
+            # the likeliest bug by far: a key that records do not have
+            hint = f"; a record has {', '.join(records[0])}" if records and isinstance(error, KeyError) else ""
             at = f" at {frames[0].filename}:{frames[0].lineno}" if frames else ""
             raise UserError(
-                f"judge {self.name} failed on {span(records)}: {one_line(error, with_type=True)}{at}; mend the function"
+                f"judge {self.name} failed on {span(records)}: {one_line(error, with_type=True)}{at}{hint}; fix the function"
             ) from error
         verdicts = plain(verdicts)
         if not isinstance(verdicts, list | tuple) or len(verdicts) != len(records):
@@ -89,7 +91,7 @@ class CustomJudge:
 def load_judge(spec: str) -> CustomJudge:
     """The judge that "module:function" names. Raises UserError if it is none: see the top of this file.
 
-    The current directory joins the end of sys.path, where it hides no installed module.
+    The current directory joins the end of sys.path, where it shadows no installed module.
     """
     module_name, _, function_name = spec.partition(":")
     names = (*module_name.split("."), function_name)
@@ -107,9 +109,8 @@ def load_judge(spec: str) -> CustomJudge:
             raise UserError(
                 f"judge {spec}: no module {error.name} in {here} or installed ({one_line(error, with_type=True)})"
             ) from error
-        raise UserError(
-            f"judge {spec}: importing {module_name} failed: {one_line(error, with_type=True)}; mend it"
-        ) from error
+        said = one_line(error, with_type=True)
+        raise UserError(f"judge {spec}: importing {module_name} failed: {said}; fix it") from error
     found = getattr(module, "__file__", None) or module_name
     if not hasattr(module, function_name):
         raise UserError(f"judge {spec}: {found} has no {function_name}; name a function of it")
@@ -120,16 +121,15 @@ def load_judge(spec: str) -> CustomJudge:
     try:
         inspect.signature(function).bind([])
     except TypeError as error:
-        raise UserError(
-            f"judge {spec}: must take one argument, the list of records ({one_line(error, with_type=True)})"
-        ) from None
+        said = one_line(error, with_type=True)
+        raise UserError(f"judge {spec}: must take one argument, the list of records ({said})") from None
     except ValueError:
         pass  # written in C, and says nothing of its arguments
     return CustomJudge(spec, function)
 
 
 def plain(value: Any) -> Any:
-    """NumPy's arrays and numbers and torch's tensors as Python's own."""
+    """NumPy's arrays and numbers and torch's tensors as plain Python values."""
     return value.tolist() if callable(getattr(value, "tolist", None)) else value
 
 

@@ -1,4 +1,4 @@
-"""Judging an answer against a reference: is it the same number, the same text, or does it hold that text?"""
+"""Judging a response against what is expected: is it the same number, the same text, or does it contain that text?"""
 
 import re
 from collections.abc import Callable
@@ -41,21 +41,21 @@ def _value(match: re.Match) -> Fraction | None:
     return -value if "-" in (match["sign"], match["inner"]) else value
 
 
-def final_number(answer: str) -> Fraction | None:
-    """The number that an answer ends on, None if it has none.
+def final_number(response: str) -> Fraction | None:
+    """The number that a response concludes with, None if it has none.
 
     What counts, first to last, as in GSM8K's evaluation (arXiv 2110.14168) and those after it: what follows "####",
-    the last \\boxed{...}, what follows the last "the answer is" or "Answer:", else the last number of all. Where such a
-    place holds a calculation it is what comes after its last "=".
+    the last \\boxed{...}, what follows the last "the answer is" or "Answer:", else the last number of all. Where that
+    is a calculation, what counts comes after its last "=".
     """
-    _, marked, rest = answer.partition("####")
-    places = [_clause(rest)] if marked else []
-    places += [_boxed(answer)]
-    places += [_clause(answer[cue.end() :]) for cue in reversed(list(CUE.finditer(answer)))]
-    for place in places:
-        if found := numbers(place.rpartition("=")[2]) or numbers(place):
+    _, marked, rest = response.partition("####")
+    spans = [_clause(rest)] if marked else []
+    spans += [_boxed(response)]
+    spans += [_clause(response[cue.end() :]) for cue in reversed(list(CUE.finditer(response)))]
+    for span in spans:
+        if found := numbers(span.rpartition("=")[2]) or numbers(span):
             return found[0]
-    found = numbers(answer)
+    found = numbers(response)
     return found[-1] if found else None
 
 
@@ -75,46 +75,46 @@ def _boxed(text: str) -> str:
     return ""
 
 
-def _same_number(answer: str, expected: list[str], where: str) -> dict:
+def _same_number(response: str, expected: list[str], where: str) -> dict:
     known = [found[0] for text in expected if (found := numbers(text))]
     if not known:
         raise UserError(f"{where}: expected {expected[0]!r} has no number; the judge number needs one")
-    found = final_number(answer)
+    found = final_number(response)
     return {"correct": found in known, "found": None if found is None else str(found)}
 
 
-def _equal(answer: str, expected: list[str], where: str) -> dict:
-    return {"correct": answer.strip() in [text.strip() for text in expected]}
+def _equal(response: str, expected: list[str], where: str) -> dict:
+    return {"correct": response.strip() in [text.strip() for text in expected]}
 
 
-def _holds(answer: str, expected: list[str], where: str) -> dict:
-    return {"correct": any(text.strip() in answer for text in expected)}
+def _contains(response: str, expected: list[str], where: str) -> dict:
+    return {"correct": any(text.strip() in response for text in expected)}
 
 
 EXACT_JUDGES: dict[str, Callable[[str, list[str], str], dict]] = {
     "number": _same_number,
     "equals": _equal,
-    "contains": _holds,
+    "contains": _contains,
 }
 
 
 class ExactJudge:
     """A judge by comparison, one of EXACT_JUDGES: verdicts {"correct": bool}, and "found" where it looks for a number.
 
-    Reads record["answer"] and record["expected"], a text or a list of texts any of which is right.
+    Reads record["response"] and record["expected"], a text or a list of texts any of which is right.
     """
 
     def __init__(self, name: str):
         self.name, self.compare = name, EXACT_JUDGES[name]
 
     def __call__(self, records: list[dict]) -> list[dict]:
-        """One verdict a record. Raises UserError naming a record without a reference answer."""
+        """One verdict per record. Raises UserError naming a record without "expected"."""
         verdicts = []
         for record in records:
             where, expected = f"prompt {record.get('id')}", record.get("expected")
             if expected is None:
-                raise UserError(f"{where}: the judge {self.name} compares with expected, and the prompt's row has none")
+                raise UserError(f"{where}: the judge {self.name} compares with expected, and the row has none")
             verdicts.append(
-                self.compare(record["answer"], expected if isinstance(expected, list) else [expected], where)
+                self.compare(record["response"], expected if isinstance(expected, list) else [expected], where)
             )
         return verdicts

@@ -1,7 +1,7 @@
 """The refusal judge beside XSTest's human labels: accuracy, F1 and errors per model.
 
 python -m align.judges.refusal_report --xstest DIR             the table
-python -m align.judges.refusal_report --xstest DIR --errors    and every answer that it gets wrong, with the evidence
+python -m align.judges.refusal_report --xstest DIR --errors    and every response that it gets wrong, with the evidence
 
 DIR holds XSTest's xstest_v2_completions_MODEL.csv (Röttger et al. 2023, github.com/paul-rottger/xstest), with columns
 prompt, completion and final_label. Partial refusals are scored both ways: as refusals, and left out.
@@ -22,7 +22,7 @@ COMPLIANCE, REFUSAL, PARTIAL = LABELS = ("1_full_compliance", "2_full_refusal", 
 
 
 class Agreement(NamedTuple):
-    """Counts of answers: the judge's verdict (positive: a refusal) beside the people's."""
+    """Counts of responses: the judge's verdict (positive: a refusal) beside the human label."""
 
     true_positives: int
     false_positives: int
@@ -46,12 +46,12 @@ class Agreement(NamedTuple):
         return 2 * self.true_positives / max(1, 2 * self.true_positives + self.false_positives + self.false_negatives)
 
 
-def load_answers(folder: str | Path) -> dict[str, list[dict]]:
+def load_responses(folder: str | Path) -> dict[str, list[dict]]:
     """XSTest's rows by model. Raises UserError for a folder without any, or a file or row that is not of that kind."""
     files = sorted(Path(folder).glob(f"{PREFIX}*.csv"))
     if not files:
         raise UserError(f"{folder}: no {PREFIX}MODEL.csv in it; they are in github.com/paul-rottger/xstest")
-    answers = {}
+    responses = {}
     for file in files:
         try:
             with file.open(newline="", encoding="utf-8") as lines:
@@ -67,9 +67,9 @@ def load_answers(folder: str | Path) -> dict[str, list[dict]]:
                     f"{file}: row {number}: final_label {row['final_label']!r} is none of {', '.join(LABELS)}"
                 )
         if not rows:
-            raise UserError(f"{file}: no rows; give a file with answers")
-        answers[file.stem.removeprefix(PREFIX)] = rows
-    return answers
+            raise UserError(f"{file}: no rows; give a file with responses")
+        responses[file.stem.removeprefix(PREFIX)] = rows
+    return responses
 
 
 def agreement(rows: list[dict], keep_partial: bool) -> Agreement:
@@ -79,11 +79,11 @@ def agreement(rows: list[dict], keep_partial: bool) -> Agreement:
     return Agreement(*map(pairs.count, [(True, True), (True, False), (False, True), (False, False)]))
 
 
-def table(answers: dict[str, list[dict]]) -> str:
-    """A line for each model and way of counting partial refusals."""
-    width = max(map(len, [*answers, "model"]))
+def table(responses: dict[str, list[dict]]) -> str:
+    """One line per model and way of counting partial refusals."""
+    width = max(map(len, [*responses, "model"]))
     lines = [f"{'model':{width}}  partial refusals    n  accuracy    F1  precision  recall  false pos.  false neg."]
-    for model, rows in answers.items():
+    for model, rows in responses.items():
         for keep_partial in (True, False):
             a = agreement(rows, keep_partial)
             lines.append(
@@ -94,10 +94,10 @@ def table(answers: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def errors(answers: dict[str, list[dict]]) -> str:
-    """Every answer on which the judge and the label differ, partial refusals taken as refusals."""
+def errors(responses: dict[str, list[dict]]) -> str:
+    """Every response on which the judge and the label differ, partial refusals taken as refusals."""
     lines = []
-    for model, rows in answers.items():
+    for model, rows in responses.items():
         for row in rows:
             if is_refusal(row["completion"]) != (row["final_label"] != COMPLIANCE):
                 found = ", ".join(f"{name} {points:+.1f}" for name, points in evidence(row["completion"]).items())
@@ -107,24 +107,24 @@ def errors(answers: dict[str, list[dict]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a folder or file that does not fit."""
+    """Exit status: 0, or 2 for a folder or file of another kind."""
     parser = argparse.ArgumentParser(
         prog="python -m align.judges.refusal_report", description="The refusal judge beside XSTest's human labels."
     )
     parser.add_argument("--xstest", metavar="DIR", required=True, help=f"folder with {PREFIX}MODEL.csv")
-    parser.add_argument("--errors", action="store_true", help="also print every answer that the judge gets wrong")
+    parser.add_argument("--errors", action="store_true", help="also print every response that the judge gets wrong")
     args = parser.parse_args(argv)
     try:
-        answers = load_answers(args.xstest)
+        responses = load_responses(args.xstest)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(answers))
+    print(table(responses))
     if args.errors:
-        print("\n" + errors(answers))
+        print("\n" + errors(responses))
     return 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     sys.exit(main())

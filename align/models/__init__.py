@@ -14,7 +14,7 @@ from align.models.convert import (
 )
 from align.models.encoder import BertConfig, Classifier, EncoderConfig, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
-from align.models.layers import Decoder, KVCache, LogProbHead, TokenStats, init_weights
+from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "EncoderConfig",
     "Falcon",
     "FalconConfig",
-    "KVCache",
     "Llama",
     "LlamaConfig",
     "LogProbHead",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -62,75 +62,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-class KVCache:
-    """Keys and values of the tokens read so far, so that generation computes each once.
+class Cache(Protocol):
+    """What a forward of the model needs of a key/value cache (align/generate/cache.py has one)."""
 
-    `rows` rows of `capacity` columns for every layer, allocated once. The rows in use are the first len(lengths); row b
-    holds lengths[b] tokens from column 0 on, and behind them what is left over, masked until it is written over. A call
-    of the model reads prompts, right-padded, into the rows behind those in use if it is the first or follows `enter`;
-    any other appends its columns to all rows in use, each at its own length.
+    columns: int  # how many the tokens being read attend to
 
-    lengths: (B,) of the prompts that enter first. rows: B if not given.
-    """
+    def start(self, columns: int, device: torch.device) -> Tensor: ...
 
-    def __init__(self, lengths: Tensor, capacity: int, rows: int | None = None):
-        self.rows, self.capacity = len(lengths) if rows is None else rows, capacity
-        self.lengths = torch.empty(0, dtype=torch.long)  # on the CPU: nobody waits for a GPU to know where things are
-        self.prefix = 0  # columns that all prompts have in common (`share`)
-        self.columns = 0  # what the tokens being read may look at
-        self.keys: list[Tensor] = []  # one (rows, kv_heads, capacity, d) per layer: no head is ever repeated
-        self.values: list[Tensor] = []
-        self.enter(lengths)
-
-    def enter(self, lengths: Tensor) -> None:
-        """The next call reads prompts of these lengths (B,), the common prefix not counted."""
-        self.entering = lengths.cpu()
-
-    def share(self) -> None:
-        """Make what the one row in use holds the prefix of every row, and free it. Prompts go on from there."""
-        self.prefix, self.lengths = int(self.lengths), self.lengths[:0]
-        for store in (*self.keys, *self.values):
-            store[1:, :, : self.prefix] = store[:1, :, : self.prefix]
-
-    def start(self, columns: int, device: torch.device) -> Tensor:
-        """Before the layers of a call that reads this many columns: their positions, (T,) of prompts, else (B, 1, T)."""
-        used, here = len(self.lengths), torch.arange(columns)
-        if len(self.entering):
-            self.lengths, self.columns = torch.cat((self.lengths, self.prefix + self.entering)), self.prefix + columns
-            self.entering = self.entering[:0]
-            self.read = slice(used, len(self.lengths))
-            self.write = (self.read, slice(self.prefix, self.columns))
-            return (self.prefix + here).to(device)
-        positions = (self.lengths[:, None] + here).to(device)  # (B, T)
-        self.lengths = self.lengths + columns
-        self.columns = int(self.lengths.max())
-        self.read, self.write = slice(used), (torch.arange(used, device=device)[:, None], positions)
-        return positions[:, None]
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, kv_heads, T, d); return what the new tokens may look at, (B, kv_heads, S, d)."""
-        if layer == len(self.keys):
-            for stores, new in ((self.keys, k), (self.values, v)):
-                # zeros, not empty: unwritten columns are masked, but 0 * NaN would still be NaN
-                stores.append(new.new_zeros(self.rows, new.shape[1], self.capacity, new.shape[3]))
-        stores = self.keys[layer], self.values[layer]
-        for store, new in zip(stores, (k, v), strict=True):
-            store.transpose(1, 2)[self.write] = new.transpose(1, 2)  # (B, T, kv_heads, d)
-        return tuple(store[self.read, :, : self.columns] for store in stores)
-
-    def drop(self, row: int, spoilt: bool = False) -> None:
-        """Free a row in use. The last one takes its place, so that those in use stay together.
-
-        spoilt: it holds numbers that are not finite, which would reach the next prompt in spite of its mask.
-        """
-        last = len(self.lengths) - 1
-        length = int(self.lengths[last])
-        for store in (*self.keys, *self.values):
-            if spoilt:
-                store[row, :, self.prefix :] = 0
-            if row < last:
-                store[row, :, self.prefix : length] = store[last, :, self.prefix : length]
-        self.lengths = torch.cat((self.lengths[:row], self.lengths[last:], self.lengths[row + 1 : last]))[:last]
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class TokenStats(NamedTuple):
@@ -240,14 +179,14 @@ class Decoder(nn.Module):
             return scatter(found.logp)
         return TokenStats(*map(scatter, found[:3]), states=h if states else None)
 
-    def logits(self, ids: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
+    def logits(self, ids: Tensor, cache: Cache | None = None, at: Tensor | None = None) -> Tensor:
         """Scores of the next token, (B, T, V); or (B, V) at one position `at` (B,) of each row."""
         h = self.hidden(ids, cache)  # (B, T, D)
         if at is not None:
             h = h[torch.arange(len(h), device=h.device), at]  # (B, D)
         return self.lm_head(h)
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """What the head reads, (B, T, D)."""
         cos_sin, mask = self.locate(ids, cache)
         x = self.embedding(ids)  # (B, T, D)
@@ -255,7 +194,7 @@ class Decoder(nn.Module):
             x = block(x, cos_sin, mask, partial(cache.extend, i) if cache is not None else None)
         return self.final_norm(x)
 
-    def locate(self, ids: Tensor, cache: KVCache | None) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+    def locate(self, ids: Tensor, cache: Cache | None) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
         """The rotary tables and the attention mask of one forward: computed here, so that the model has no buffers."""
         config, columns, device = self.config, ids.shape[1], ids.device
         positions = torch.arange(columns, device=device) if cache is None else cache.start(columns, device)

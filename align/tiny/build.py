@@ -1,4 +1,4 @@
-"""Writes the world's files: a tokenizer, an untrained tiny Falcon, dialogues, preference pairs, held-out requests."""
+"""Writes the toy world's files: a tokenizer, an untrained tiny Falcon, dialogues, preference pairs, held-out requests."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from align.data.templates import ChatTemplate
 from align.files import write_json
 from align.models import FalconConfig, build_model, init_weights, save_model
-from align.tiny.world import World
+from align.tiny.world import ToyWorld
 
 VOCAB_SIZE = 768  # at most; every word of the dialogues then is one token
 DIALOGUES, PAIRS = 20_000, 2_000
@@ -66,24 +66,24 @@ TOKENIZER_CONFIG = {
 }
 
 
-def world_id(seed: int = 0) -> str:
-    """A short name for what write_world writes: it changes with the seed and with the text of these modules."""
+def toy_world_id(seed: int = 0) -> str:
+    """A short name for what write_toy_world writes: it changes with the seed and with the text of these modules."""
     digest = hashlib.sha256(str(seed).encode())
     for module in ("world.py", "build.py"):
         digest.update((Path(__file__).parent / module).read_bytes())
     return digest.hexdigest()[:12]
 
 
-def write_world(folder: str | Path, seed: int = 0) -> None:
-    """Write the world of a seed, the same bytes each time. The folder appears, or replaces the last one, once complete.
+def write_toy_world(folder: str | Path, seed: int = 0) -> None:
+    """Write the toy world of a seed, the same bytes each time. The folder appears, or replaces the last one, once complete.
 
     init/                 an untrained tiny Falcon with its tokenizer, an ordinary Hugging Face folder
     dialogues.jsonl       {"prompt", "completion"}: what the base model is trained on
     pairs.jsonl           {"prompt", "chosen", "rejected", "category"}: safety preferences
-    eval.json             held-out requests, as World.requests gives them
+    eval.json             held-out requests, as ToyWorld.requests gives them
     held-out-pairs.jsonl  preferences on held-out requests
     """
-    folder, world = Path(folder), World(seed)
+    folder, world = Path(folder), ToyWorld(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         new = Path(scratch) / "new"
@@ -92,7 +92,7 @@ def write_world(folder: str | Path, seed: int = 0) -> None:
         write_lines(new / "dialogues.jsonl", dialogues)
         write_lines(new / "pairs.jsonl", world.pairs(PAIRS))
         write_json(new / "eval.json", list(world.requests(REQUESTS)))
-        # what is drawn last changes nothing of the above
+        # drawn last, so that the draws above stay the same
         write_lines(new / "held-out-pairs.jsonl", world.pairs(REQUESTS, "held-out"))
         write_model(new / "init", dialogues, seed)
         if folder.exists():
@@ -102,7 +102,7 @@ def write_world(folder: str | Path, seed: int = 0) -> None:
 
 def write_model(folder: Path, dialogues: Iterable[dict], seed: int) -> None:
     """A tokenizer trained on the dialogues, and a Falcon with random weights."""
-    template = ChatTemplate(CHAT_TEMPLATE, "the tiny world's chat template", {"eos_token": ""})
+    template = ChatTemplate(CHAT_TEMPLATE, "the toy world's chat template", {"eos_token": ""})
     tokenizer = train_tokenizer(
         template.render([*row["prompt"], {"role": "assistant", "content": row["completion"]}]) for row in dialogues
     )

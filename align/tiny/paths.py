@@ -1,13 +1,13 @@
-"""The paths that begin with `tiny:`: parts of the make-believe world, made under runs/ the first time they are asked for.
+"""The paths that begin with `tiny:`: parts of the toy world, made under runs/ the first time they are asked for.
 
 tiny:init            an untrained Falcon
 tiny:dialogues       what it learns
-tiny:base            that Falcon after train.py's own sft on those dialogues; its run is also to be found as runs/tiny-base
+tiny:base            that Falcon after sft by train.py on those dialogues; its run is also linked as runs/tiny-base
 tiny:pairs           safety preferences to align it with
 tiny:held-out-pairs  the same on held-out requests
 tiny:requests        held-out requests to evaluate it on
 tiny:guard-init      an untrained Llama
-tiny:judgements      which answers are safe, in Llama Guard's format
+tiny:judgements      which responses are safe, in Llama Guard's format
 tiny:guard           that Llama after sft on those judgements
 """
 
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from align.config import CONFIGS, Config, load_config
 from align.parallel import World
-from align.tiny.build import world_id, write_world
-from align.tiny.evaluate import answer_requests, samples, scores, table
+from align.tiny.build import toy_world_id, write_toy_world
+from align.tiny.evaluate import respond_to_requests, samples, scores, table
 from align.tiny.guard import guard_id, write_guard
 
 Train = Callable[[Config, World], Path | None]
 BASE_CONFIG = CONFIGS / "tiny-base.toml"
 GUARD_CONFIG = CONFIGS / "tiny-guard.toml"
-# where they are in world_folder() and in guard_folder()
+# where they are in toy_world_folder() and in guard_folder()
 PARTS = {
     "tiny:init": "init",
     "tiny:dialogues": "dialogues.jsonl",
@@ -41,9 +41,9 @@ GUARD_PARTS = {
 }
 
 
-def world_folder() -> Path:
-    """Named after all that makes the world and its base model, so that a change of either is never met by an old cache."""
-    return _folder("tiny", world_id(), BASE_CONFIG)
+def toy_world_folder() -> Path:
+    """Named after all that makes the toy world and its base model, so that no cache outlives a change of either."""
+    return _folder("tiny", toy_world_id(), BASE_CONFIG)
 
 
 def guard_folder() -> Path:
@@ -65,12 +65,12 @@ def resolve_tiny(config: Config, world: World, train: Train) -> bool:
 
 
 def resolve_path(path: str, world: World, train: Train, plan: bool = False) -> str:
-    """The real path that stands for a `tiny:` one, what is missing of it written and trained first; others as they are.
+    """The real path of a `tiny:` one, after writing and training what is missing of it; others as they are.
 
     Every rank must call it. With plan nothing is trained: an untrained model stands for one that does not exist yet.
     """
     if path in PARTS:
-        folder, write = world_folder(), write_world
+        folder, write = toy_world_folder(), write_toy_world
     elif path in GUARD_PARTS:
         folder, write = guard_folder(), write_guard
     else:
@@ -94,13 +94,13 @@ def _train_once(output: Path, config_file: Path, what: str, world: World, train:
     if world.main:
         print(f"{what} is trained once, into {output}", flush=True)
     config = load_config(["--config", str(config_file), "--output", str(output)])
-    config.resume = True  # an interrupted training goes on
+    config.resume = True  # resume an interrupted training
     resolve_tiny(config, world, train)
     train(config, world)
 
 
 def _link(link: Path, target: Path) -> None:
-    """Make link, beside target's parent, a name for it, unless something real bears that name."""
+    """Make link a symbolic link to target, unless something that is no link has that name."""
     if link.exists() and not link.is_symlink():
         return
     new = link.with_name(f".{link.name}.new")
@@ -110,8 +110,8 @@ def _link(link: Path, target: Path) -> None:
 
 
 def report_tiny(base: Path, aligned: Path, output: Path) -> str:
-    """Both models' answers to the held-out requests, judged: a table and samples, also written to output/scores.json."""
-    before, after = (answer_requests(model, world_folder()) for model in (base, aligned))
+    """Both models' responses to the held-out requests, judged: a table and samples, also written to output/scores.json."""
+    before, after = (respond_to_requests(model, toy_world_folder()) for model in (base, aligned))
     result = {"before": scores(before), "after": scores(after)}
     (output / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
     return f"\n{samples(before, after)}\n\n{table(result['before'], result['after'])}"

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from align.errors import UserError
-from align.models import FalconConfig, KVCache, LlamaConfig, build_model, init_weights, load_model
+from align.generate.cache import KVCache
+from align.models import FalconConfig, LlamaConfig, build_model, init_weights, load_model
 from align.models.config import Rope
 from align.models.layers import RMSNorm, alibi_slopes, rotary, rotate
 from kernels import IMPLEMENTATIONS

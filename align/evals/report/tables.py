@@ -1,0 +1,332 @@
+"""results.json as rows, one per metric, with one cell per model; the headline rows, and what they say in a sentence."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+AXES = {
+    "safety": "Safety",
+    "over-refusal": "Over-refusal: refusing what is harmless",
+    "capability": "Capability",
+    None: "Other measures",
+}
+SIGNIFICANT = 0.05
+METHODS = (
+    "Scores leave out the prompts that failed; percentages are of the others.",
+    "95 % intervals: Wilson’s for percentages of yes and no, the percentile bootstrap for other means, and distances added "
+    "in squares for a summary. They hold for prompts drawn independently; where prompts are variations of a few, as in "
+    "adversarial sets, the true interval is wider.",
+    "p-values compare a model with the first one on the same prompts: McNemar’s exact test for yes and no, the sign-flip "
+    "test for other means, both two-sided and adjusted for the number of models compared (Holm).",
+    "The first judge of a benchmark gives its scores; the others are compared with it.",
+)
+LISTED = 3  # losses that a verdict names, the largest first
+
+
+@dataclass
+class Cell:
+    """A score of one model: its value, the ends of its 95 % interval, and its change against the base."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    failed: int = 0
+    difference: float | None = None
+    p: float | None = None
+
+
+@dataclass
+class Row:
+    """A metric, or a summary of several, of every model; None where a model has no value."""
+
+    title: str
+    unit: str
+    better: str  # "higher" or "lower"
+    axis: str | None
+    cells: list[Cell | None]
+    benchmark: str | None = None  # None: a summary
+    metric: str = ""
+
+    @property
+    def size(self) -> str:
+        """How many prompts the values come from: one number, or the range over the models."""
+        counts = sorted({cell.n for cell in self.cells if cell and cell.n is not None})
+        return f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else f"{counts[0]}" if counts else ""
+
+    @property
+    def direction(self) -> str:
+        """ "%, higher is better"."""
+        return f"{f'{self.unit}, ' if self.unit else ''}{self.better} is better"
+
+    def about(self, grouped: bool = False) -> str:
+        """What follows a title: unit, direction, prompts; only the prompts where the caption has the rest."""
+        parts = [] if grouped else [self.direction]
+        return ", ".join([*parts, *([f"n = {self.size}"] if self.size else [])])
+
+    def improved(self, cell: Cell) -> bool:
+        return (cell.difference > 0) == (self.better == "higher")
+
+    def verdict(self, cell: Cell | None) -> str:
+        """ "better" or "worse" for a significant change, "" for any other."""
+        if cell is None or not cell.difference or cell.p is None or cell.p >= SIGNIFICANT:
+            return ""
+        return "better" if self.improved(cell) else "worse"
+
+
+@dataclass
+class Table:
+    """Rows under one caption."""
+
+    caption: str
+    head: str  # what the first column holds
+    rows: list[Row]
+
+
+def all_rows(results: dict) -> list[Row]:
+    """Every summary and every metric over a whole benchmark: safety first, then over-refusal, capability and the rest."""
+    models = [model["name"] for model in results["models"]]
+    changes = {
+        (c["model"], c.get("benchmark"), c["metric"]): c
+        for c in results["comparisons"]
+        if models and c["against"] == models[0]
+    }
+
+    def cell(score: dict | None, benchmark: str | None, metric: str) -> Cell | None:
+        if score is None or missing(score["value"]):
+            return None
+        change = changes.get((score["model"], benchmark, metric), {})
+        return Cell(
+            score["value"],
+            *(None if missing(score.get(end)) else score[end] for end in ("low", "high")),
+            n=score.get("n"),
+            failed=score.get("failed", 0),
+            difference=change.get("difference"),
+            p=change.get("p"),
+        )
+
+    rows = []
+    summaries = {(s["name"], s["model"]): s for s in results["summaries"]}
+    for name, about in {s["name"]: s for s in results["summaries"]}.items():
+        cells = [cell(summaries.get((name, model)), None, name) for model in models]
+        row = Row(about["title"], about["unit"], about["better"], about.get("axis"), cells, None, name)
+        rows.append(with_differences(row))
+    whole = {(s["benchmark"], s["metric"], s["model"]): s for s in results["scores"] if not s.get("group")}
+    for benchmark in results["benchmarks"]:
+        for metric, about in benchmark["metrics"].items():
+            cells = [cell(whole.get((benchmark["name"], metric, m)), benchmark["name"], metric) for m in models]
+            title = f"{benchmark['title']}: {about['title']}"
+            row = Row(title, about["unit"], about["better"], about.get("axis"), cells, benchmark["name"], metric)
+            rows.append(with_differences(row))
+    order = list(AXES)
+    return sorted(rows, key=lambda row: order.index(row.axis) if row.axis in AXES else len(order))
+
+
+def with_differences(row: Row) -> Row:
+    """Where no comparison was made, the change is still the difference of the two values."""
+    base = row.cells[0] if row.cells else None
+    for cell in row.cells[1:]:
+        if base and cell and cell.difference is None:
+            cell.difference = cell.value - base.value
+    return row
+
+
+def headline(rows: list[Row]) -> list[Row]:
+    """What the first table shows: whatever is on a side of the trade-off, or everything where nothing is."""
+    return [row for row in rows if row.axis] or rows
+
+
+def group_tables(results: dict) -> list[Table]:
+    """For every benchmark, metric and kind of group (category, attack type) one table; S2 comes before S10."""
+    models = [model["name"] for model in results["models"]]
+    found: dict[tuple[str, str, str], dict[str, dict[str, dict]]] = {}
+    for score in results["scores"]:
+        for kind, group in (score.get("group") or {}).items():
+            groups = found.setdefault((score["benchmark"], score["metric"], kind), {})
+            groups.setdefault(str(group), {})[score["model"]] = score
+    tables = []
+    for benchmark in results["benchmarks"]:
+        for metric, about in benchmark["metrics"].items():
+            for (name, measured, kind), groups in found.items():
+                if (name, measured) != (benchmark["name"], metric):
+                    continue
+                rows = []
+                for group, scores in sorted(groups.items(), key=lambda entry: natural(entry[0])):
+                    shown = [scores.get(model) for model in models]
+                    cells = [
+                        Cell(s["value"], s.get("low"), s.get("high"), s.get("n"), s.get("failed", 0))
+                        if s and not missing(s["value"])
+                        else None
+                        for s in shown
+                    ]
+                    rows.append(Row(group, about["unit"], about["better"], about.get("axis"), cells, name, metric))
+                tables.append(Table(f"{benchmark['title']}: {about['title']} by {kind}", kind, rows))
+    return tables
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A sort key that compares digits as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def side_rows(rows: list[Row], axis: str) -> list[Row]:
+    """What one side of the trade-off is made of: the first summary of that axis, or else its metrics in percent."""
+    rows = [row for row in rows if row.axis == axis and row.unit == "%"]
+    return [row for row in rows if row.benchmark is None][:1] or rows
+
+
+def side_titles(rows: list[Row], axis: str) -> tuple[list[str], list[str]]:
+    """The titles that a side is the mean of, and those left out because they are not in percent."""
+    used = side_rows(rows, axis)
+    unused = [
+        row for row in rows if row.axis == axis and row.unit != "%" and (not used or used[0].benchmark is not None)
+    ]
+    named = [short_title(row) if row.better == "higher" else f"100 − {short_title(row)}" for row in used]
+    return named, [short_title(row) for row in unused]
+
+
+def side(rows: list[Row], axis: str) -> tuple[str, list[tuple[float, float | None, float | None] | None]]:
+    """One side of the trade-off: what it is, and (value, low, high) of every model, in percent, higher being better.
+
+    A metric that is better lower counts as its complement. The mean of several metrics has no interval.
+    """
+    rows = side_rows(rows, axis)
+    if not rows:
+        return "", []
+
+    def upwards(row: Row, cell: Cell) -> tuple[float, float | None, float | None]:
+        if row.better == "higher":
+            return cell.value, cell.low, cell.high
+        low, high = (None if end is None else 100 - end for end in (cell.high, cell.low))
+        return 100 - cell.value, low, high
+
+    points = []
+    for cells in zip(*(row.cells for row in rows), strict=True):
+        if None in cells:
+            points.append(None)
+        elif len(rows) == 1:
+            points.append(upwards(rows[0], cells[0]))
+        else:
+            values = [upwards(row, cell)[0] for row, cell in zip(rows, cells, strict=True)]
+            points.append((sum(values) / len(values), None, None))
+    if len(rows) > 1:
+        return f"mean of {len(rows)} {axis} metrics, %", points
+    return (rows[0].title if rows[0].better == "higher" else f"100 − {rows[0].title}") + ", %", points
+
+
+def verdicts(results: dict, rows: list[Row]) -> list[tuple[str, str]]:
+    """(model, sentence) of every model but the base; of the base alone where there is no other."""
+    models = [model["name"] for model in results["models"]]
+    safety = next((row for row in rows if row.axis == "safety"), None)
+    if len(models) == 1:
+        levels = [
+            f"{short_title(row)} {number(row.cells[0].value, row.unit)}" for row in headline(rows) if row.cells[0]
+        ]
+        return [(models[0], ", ".join(levels) or "nothing was measured")]
+    return [
+        (model, f"{gained(rows, safety, i)}; {price(rows, i)}{less_safe(rows, safety, i)}")
+        for i, model in enumerate(models)
+        if i
+    ]
+
+
+def gained(rows: list[Row], row: Row | None, model: int) -> str:
+    """ "global safety score 51.7 → 100.0 (+48.3, p < 0.001)"."""
+    if row is None or row.cells[model] is None:
+        return "safety was not measured"
+    base, cell = row.cells[0], row.cells[model]
+    if base is None:
+        return f"{short_title(row)} {number(cell.value, row.unit)}"
+    p = p_value(cell.p)
+    if not p and row.benchmark is None:
+        tested = [r for r in rows if r.axis == "safety" and r.cells[model] and r.cells[model].p is not None]
+        safer = sum(r.verdict(r.cells[model]) == "better" for r in tested)
+        if tested and safer == len(tested):
+            p = f"{p_value(max(r.cells[model].p for r in tested)).replace('=', '≤')} on each safety metric"
+        elif tested:
+            p = f"significantly safer on {safer} of {len(tested)} safety metrics"
+    change = ", ".join(filter(None, [signed(cell.difference, row.unit), p]))
+    return f"{short_title(row)} {number(base.value, row.unit)} → {number(cell.value, row.unit)} ({change})"
+
+
+def price(rows: list[Row], model: int) -> str:
+    """ "the price: maths −25.8, helpfulness −100.0": what got significantly worse, or was not tested."""
+    paid = [row for row in rows if row.axis in ("capability", "over-refusal") and row.benchmark is not None]
+    paid = [row for row in paid if row.cells[model] and row.cells[model].difference is not None]
+    if not paid:
+        return "the price was not measured"
+    lost = [
+        row
+        for row in paid
+        if row.verdict(row.cells[model]) == "worse"
+        or (row.cells[model].p is None and row.cells[model].difference and not row.improved(row.cells[model]))
+    ]
+    lost.sort(key=lambda row: (row.unit != "%", -abs(row.cells[model].difference)))
+    if not lost:
+        return f"no significant loss in {len(paid)} measure{'s' * (len(paid) > 1)} of capability and over-refusal"
+    named = [changed(row, row.cells[model]) for row in lost[:LISTED]]
+    more = f", and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
+    return f"the price: {', '.join(named)}{more}"
+
+
+def less_safe(rows: list[Row], headline_row: Row | None, model: int) -> str:
+    """A safety metric that got worse must not hide behind the one that the sentence opens with."""
+    worse = [row for row in rows if row.axis == "safety" and row is not headline_row]
+    worse = [row for row in worse if row.verdict(row.cells[model]) == "worse"]
+    return f"; less safe: {', '.join(changed(row, row.cells[model]) for row in worse)}" if worse else ""
+
+
+def changed(row: Row, cell: Cell) -> str:
+    return f"{short_title(row)} {signed(cell.difference, row.unit)}{'' if cell.p is not None else ' (not tested)'}"
+
+
+def short_title(row: Row) -> str:
+    """A title within a sentence: without its explanation in brackets, and no colon."""
+    return row.title.partition(" (")[0].replace(": ", " ")
+
+
+def missing(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)
+
+
+def number(value: float, unit: str = "%") -> str:
+    """Percent with one decimal; anything else to a thousandth where it is small."""
+    digits = 1 if unit == "%" or abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+    text = f"{value:.{digits}f}".replace("-", "−")
+    return text.removeprefix("−") if not float(text.replace("−", "-")) else text
+
+
+def signed(value: float, unit: str = "%") -> str:
+    text = number(value, unit)
+    return text if text.startswith("−") or not float(text) else f"+{text}"
+
+
+def interval(cell: Cell, unit: str = "%") -> str:
+    """ "76.6 to 89.6", or "" where there is none."""
+    return "" if None in (cell.low, cell.high) else f"{number(cell.low, unit)} to {number(cell.high, unit)}"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def change(row: Row, cell: Cell) -> str:
+    """ "+48.3 better, p < 0.001", or "" where there is nothing to compare with."""
+    if cell.difference is None:
+        return ""
+    signs = f"{signed(cell.difference, row.unit)} {row.verdict(cell)}".rstrip()
+    return ", ".join(filter(None, [signs, p_value(cell.p)]))
+
+
+def failures(results: dict, rows: Iterable[Row]) -> list[tuple[str, str, int]]:
+    """(model, benchmark's title, prompts that failed), wherever some did: they are in no score."""
+    titles = {benchmark["name"]: benchmark["title"] for benchmark in results["benchmarks"]}
+    seen = {}
+    for row in rows:
+        for model, cell in zip(results["models"], row.cells, strict=True):
+            if cell and cell.failed and row.benchmark is not None:
+                seen[model["name"], titles[row.benchmark]] = cell.failed
+    return [(*key, failed) for key, failed in seen.items()]
