@@ -34,9 +34,9 @@ from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, peak_memory_mib, step_metrics
 from align.models import read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
-from align.parallel import Rendezvous, World, compute_dtype, distributed, load_sharded, rendezvous
+from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan import describe_plan
-from align.reference import Reference, build_reference
+from align.reference import LiveReference, Reference, build_reference
 from align.sources import load_dataset
 from align.tiny.paths import report_tiny, resolve_tiny
 
@@ -72,7 +72,7 @@ def train(config: Config, world: World) -> Path | None:
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
     optimizer = build_optimizer(model, config.optim)
-    moving = reference if reference and config.reference.mode == "moving" else None
+    moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
     run = Run(model, optimizer, loss, moving, data.id)
     start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)
@@ -93,7 +93,7 @@ def train(config: Config, world: World) -> Path | None:
             (losses.sum() / len(indices)).backward()
             sums.add_batch(loss, x, losses, rows)
 
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm).full_tensor().item()
+        grad_norm = gather(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)).item()
         sums.add(stop=float(stop_signal != 0))
         totals = sums.reduce(world)
         if not math.isfinite(totals["loss"] + grad_norm):

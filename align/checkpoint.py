@@ -27,7 +27,7 @@ from align.errors import UserError
 from align.files import read_toml, to_toml, write_text
 from align.log import trim_metrics
 from align.losses import Loss
-from align.models import save_model
+from align.models import Decoder, save_model
 from align.parallel import World, gather
 from align.reference import LiveReference
 
@@ -66,7 +66,8 @@ def check_output(config: Config) -> Path | None:
                 f"--resume: {output} was begun with {name} = {theirs.get(name)!r}, not {ours.get(name)!r}; "
                 "give the same value, or another --output"
             )
-    return (complete_checkpoints(output) or [None])[-1]
+    found = complete_checkpoints(output)
+    return found[-1] if found else None
 
 
 def claim_output(config: Config, done: int, world: World) -> Path:
@@ -83,7 +84,7 @@ def claim_output(config: Config, done: int, world: World) -> Path:
 
 def flatten(tables: dict[str, Any]) -> dict[str, Any]:
     """{"loss": {"dpo": {"beta": 0.1}}} as {"loss.dpo.beta": 0.1}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tables.items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
@@ -176,7 +177,7 @@ def arithmetic(world: World) -> dict[str, int]:
     return {"ranks": world.size, "threads": torch.get_num_threads()}
 
 
-def export_model(folder: Path, source: Path, model: nn.Module, save_dtype: str, world: World) -> Path:
+def export_model(folder: Path, source: Path, model: Decoder, save_dtype: str, world: World) -> Path:
     """Write model/, an ordinary Hugging Face folder: the trained weights with the tokenizer of the model they came from."""
     target = folder / "model"
     dtype = None if save_dtype == "auto" else getattr(torch, save_dtype)

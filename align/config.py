@@ -137,7 +137,7 @@ SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
 SWITCHES = ("resume", "plan")
 
 
-def _convert(value: Any, kind: type, where: str) -> Any:
+def _convert(value: Any, kind: Any, where: str) -> Any:
     """A TOML value or the text of a flag, as `kind`; UserError names the key."""
     if kind is list:  # of numbers: a TOML array, or 1,0.5 on the command line
         items = value.split(",") if where.startswith("--") and isinstance(value, str) else value
@@ -215,9 +215,9 @@ def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
                 _set(config, f"{section}.{name}", value, f"{path}: {section}.{name}")
 
 
-def _read_flags(argv: list[str]) -> dict[str, str | bool]:
+def _read_flags(argv: list[str]) -> dict[str, Any]:
     """`--a.b value`, `--a.b=value` and bare switches, as {flag: value}."""
-    flags: dict[str, str | bool] = {}
+    flags: dict[str, Any] = {}
     rest = list(argv)
     while rest:
         word = rest.pop(0)

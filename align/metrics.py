@@ -75,8 +75,9 @@ def step_metrics(sums: dict[str, float]) -> dict[str, float]:
         "logps/rejected": mean("logp_rejected", "n_rejected"),
         "kl": mean("log_ratio", "responses"),
     }
-    if None not in (metrics["rewards/chosen"], metrics["rewards/rejected"]):
-        metrics["rewards/margin"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
+    chosen, rejected = metrics["rewards/chosen"], metrics["rewards/rejected"]
+    if chosen is not None and rejected is not None:
+        metrics["rewards/margin"] = chosen - rejected
     return {name: value for name, value in metrics.items() if value is not None}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
-from align.models import build_model, load_weights, read_config
+from align.models import Decoder, build_model, load_weights, read_config
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def shard(model: nn.Module, dtype: torch.dtype, activation_checkpointing: bool = False) -> nn.Module:
+def shard(model: Decoder, dtype: torch.dtype, activation_checkpointing: bool = False) -> Decoder:
     """Shard a model's parameters over all ranks, in place: one group per block, one for the head, one for the rest.
 
     The head's forward is the log-prob itself, so its weight is whole exactly while it is needed. A tied head stays with
@@ -142,12 +143,12 @@ def reshard(model: nn.Module) -> None:
 
 def gather(parameter: Tensor) -> Tensor:
     """The whole of a sharded parameter, on every rank that calls (all must)."""
-    return parameter.detach().full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+    return cast(DTensor, parameter.detach()).full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
 
 
 def load_sharded(
     folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, activation_checkpointing: bool = False
-) -> nn.Module:
+) -> Decoder:
     """A model whose parameters are sharded from the start: every rank reads only its rows from the checkpoint.
 
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.

@@ -26,6 +26,7 @@ from align.data.batches import Batch, Dataset
 from align.data.encode import Group, fingerprint
 from align.files import atomic
 from align.logps import response_sums
+from align.models import Decoder
 from align.parallel import World, compute_dtype, gather, load_sharded, reshard
 
 KEPT = ("logps", "shared_logps")  # what a cache has of every response
@@ -48,26 +49,27 @@ class CachedReference:
         self.table = table  # (prompts, K, 2): KEPT
 
     def __call__(self, batch: Batch) -> ReferenceNumbers:
-        return ReferenceNumbers(*self.table[batch.index].unbind(dim=-1))
+        logps, shared_logps = self.table[batch.index].unbind(dim=-1)  # (N, K) each
+        return ReferenceNumbers(logps, shared_logps)
 
 
 class LiveReference:
     """A frozen, sharded model. With `distributions` every rank also keeps its head's weight whole."""
 
-    def __init__(self, model: nn.Module, distributions: bool):
+    def __init__(self, model: Decoder, distributions: bool):
         self.model, self.distributions = model, distributions
         self.refresh()
 
     def refresh(self) -> None:
         """After the weights changed."""
         reshard(self.model)
-        self.head = gather(self.model.lm_head.weight) if self.distributions else None  # (V, D)
+        self.head: Tensor | None = gather(self.model.lm_head.weight) if self.distributions else None  # (V, D)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> ReferenceNumbers:
         sums = response_sums(self.model, batch, KEPT, states=self.distributions)
-        numbers = ReferenceNumbers(*(sums[name] for name in KEPT))
-        if self.distributions:
+        numbers = ReferenceNumbers(sums["logps"], sums["shared_logps"])
+        if self.head is not None:
             self.head = self.head.to(sums["states"].dtype)  # once, in the dtype of compute
             numbers.distributions = (sums["states"], self.head)
         reshard(self.model)
@@ -92,7 +94,7 @@ def build_reference(
     dtype = compute_dtype(config.parallel.dtype, world.device)
     moving = config.reference.mode == "moving"
 
-    def load() -> nn.Module:
+    def load() -> Decoder:
         # what is frozen may rest in the dtype of compute, with the same numbers as the policy's at step 0; small moves
         # would be lost to its rounding
         model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
@@ -115,7 +117,7 @@ def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def cached_sums(file: Path, load: Callable[[], nn.Module], data: Dataset, world: World) -> Tensor:
+def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: World) -> Tensor:
     """The table (prompts, K, 2) of what KEPT names, NaN where never computed.
 
     Reads what `file` has, computes what the run will visit and the file lacks, and writes it back. Only rank 0 touches the

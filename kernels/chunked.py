@@ -15,10 +15,12 @@ For dW, backward needs every p again. The matrix product that makes them is a qu
 exp(z - m), in memory that is needed anyway: that of dW itself, which backward fills behind its reading.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from .online_softmax import EAGER, Steps, compiled_steps
 from .reference import accumulation_dtype
@@ -50,7 +52,7 @@ def tile_columns(
 class ChunkedLogp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
@@ -87,7 +89,7 @@ class ChunkedLogp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, lse, not_p, others, maxima = ctx.saved_tensors
         dtype, columns = lse.dtype, ctx.columns
         grad = grad.to(dtype)  # (N,)

@@ -7,9 +7,11 @@ with π_n = softmax(weight @ hidden[n]) and ρ_n = softmax(ref_weight @ ref_hidd
 never exist, of neither model: forward keeps running sums under a running maximum, backward recomputes each slice.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from .chunked import tile_columns
 from .reference import accumulation_dtype
@@ -25,9 +27,7 @@ class ChunkedKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, chunk: int
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, chunk: int) -> Tensor:
         dtype = accumulation_dtype(hidden.dtype)
         n, v = hidden.shape[0], weight.shape[0]
         m_a, m_b = (torch.full((n,), -torch.inf, dtype=dtype, device=hidden.device) for _ in "ab")  # (N,) maxima
@@ -49,7 +49,7 @@ class ChunkedKL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, weight, ref_hidden, ref_weight, lse_a, lse_b = ctx.saved_tensors
         dtype = lse_a.dtype
         need_hidden, need_weight = ctx.needs_input_grad[:2]

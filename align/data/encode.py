@@ -99,7 +99,8 @@ def encode_rows(
         raise UserError(f"--data.overlong {overlong}: must be one of {', '.join(OVERLONG)}")
     if max_length <= MIN_PROMPT:
         raise UserError(f"--data.max_length {max_length}: must be more than {MIN_PROMPT}")
-    formatter, groups, dropped = tokenizer.formatter(template), [], Counter(dropped)
+    formatter, dropped = tokenizer.formatter(template), Counter(dropped)
+    groups: list[Group] = []
     n_read = len(rows) + dropped.total()
     prompts_truncated = responses_truncated = spelled_special = 0
     for start in range(0, len(rows), BLOCK):
@@ -140,17 +141,17 @@ def _encode(
         texts += [prompt, *responses]
     ids = iter(tokenizer.encode_batch(texts))
     for row in good:
-        prompt = tokenizer.with_bos(next(ids))
-        responses = [tokenizer.with_eos(next(ids)) for _ in row.responses]
+        prompt_ids = tokenizer.with_bos(next(ids))
+        response_ids = [tokenizer.with_eos(next(ids)) for _ in row.responses]
         # a vocabulary may lack some bytes, and a text vanish or its difference from another
-        if not prompt or min(map(len, responses)) < 2:
-            problem = BadRow("no tokens", "the tokenizer has no token for the prompt, or none for a response")
-        elif len(responses) > 1 and all(response == responses[0] for response in responses):
-            problem = BadRow("equal responses", "the responses are equal as tokens")
+        if not prompt_ids or min(map(len, response_ids)) < 2:
+            bad = BadRow("no tokens", "the tokenizer has no token for the prompt, or none for a response")
+        elif len(response_ids) > 1 and all(response == response_ids[0] for response in response_ids):
+            bad = BadRow("equal responses", "the responses are equal as tokens")
         else:
-            yield row, prompt, responses
+            yield row, prompt_ids, response_ids
             continue
-        count_or_raise(problem, row.where, bad_rows, dropped)
+        count_or_raise(bad, row.where, bad_rows, dropped)
 
 
 def _fit(

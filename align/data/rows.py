@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from align.errors import UserError, one_line
 from align.files import BrokenRow, kind_of, read_records
@@ -81,7 +82,9 @@ def read_rows(path: str | Path, bad_rows: str = "auto") -> tuple[list[Row], Coun
     """
     if bad_rows not in BAD_ROWS:
         raise UserError(f"--data.bad_rows {bad_rows}: must be one of {', '.join(BAD_ROWS)}")
-    rows, bad, first = [], [], None
+    rows: list[Row] = []
+    bad: list[tuple[str, BadRow]] = []
+    first = None
     for where, record in _records(Path(path)):
         try:
             row_format, row = _parse(record, where)
@@ -94,8 +97,8 @@ def read_rows(path: str | Path, bad_rows: str = "auto") -> tuple[list[Row], Coun
                 raise problem.error(where) from None
             bad.append((where, problem))
     if bad_rows == "auto" and len(bad) > TOLERATED * (len(rows) + len(bad)):
-        where, problem = bad[0]
-        raise problem.error(where)
+        where, first_problem = bad[0]
+        raise first_problem.error(where)
     dropped = Counter(problem.reason for _, problem in bad)
     if not rows:
         raise UserError(f"{path}: no usable row" + (f", {describe(dropped)}" if dropped else ": the file is empty"))
@@ -147,7 +150,7 @@ def _parse(record: object, where: str) -> tuple[str, Row]:
     return f"{' + '.join(used)} with K = {len(responses)}", Row(prompt, responses, scores, label, extra, where)
 
 
-def _paired(prompt: object, chosen: object, rejected: object) -> tuple[str | list[dict], list[str]]:
+def _paired(prompt: Any, chosen: Any, rejected: Any) -> tuple[str | list[dict], list[str]]:
     if type(chosen) is not type(rejected):
         raise BadRow("wrong type", f"chosen is a {type(chosen).__name__}, rejected a {type(rejected).__name__}")
     if _is_whole(chosen) and _is_whole(rejected):
@@ -169,7 +172,7 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, list) and bool(value) and _messages(value, "chosen/rejected")[0]["role"] != "assistant"
 
 
-def _split(chosen: list[dict], rejected: list[dict], if_empty: str) -> tuple[list[dict], list[str]]:
+def _split(chosen: list[dict], rejected: list[dict], if_empty: str) -> tuple[Any, list[str]]:
     """The turns two dialogues share, up to the assistant's last, and its response in either.
 
     The cut is by turns, not where the texts part: "yes" and "yes, but" share more than a prompt.
@@ -227,7 +230,7 @@ def _messages(value: list, name: str) -> list[dict]:
     return value
 
 
-def _prompt(value: object) -> str | list[dict]:
+def _prompt(value: Any) -> str | list[dict]:
     if isinstance(value, list):
         if not value or not _messages(value, "prompt")[-1]["content"].strip():
             raise BadRow("empty prompt", "the prompt is empty")
@@ -240,7 +243,7 @@ def _prompt(value: object) -> str | list[dict]:
     return value
 
 
-def _response(value: object, name: str) -> str:
+def _response(value: Any, name: str) -> str:
     """A response's text, from text or from the assistant message(s) it is written as."""
     if isinstance(value, list):
         if any(message["role"] != "assistant" for message in _messages(value, name)):

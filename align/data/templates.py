@@ -4,6 +4,7 @@ import json
 from datetime import datetime
 from os.path import commonprefix
 from pathlib import Path
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2.ext import Extension
@@ -35,16 +36,22 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
 
-    def parse(self, parser):
+    def parse(self, parser: Any) -> Any:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _raise_exception(message: str):
+def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # jinja2's filter escapes <, > and & for HTML
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -115,7 +122,7 @@ def folder_template(folder: Path, configured: object, special_tokens: dict[str, 
 
 def dialogue_messages(prompt: str) -> list[dict]:
     """Chat messages of a Human/Assistant prompt. One speaker's turns in a row become one: templates alternate."""
-    messages = []
+    messages: list[dict] = []
     for turn in dialogue_turns(prompt)[:-1]:
         if messages and messages[-1]["role"] == turn["role"]:
             messages[-1]["content"] += "\n\n" + turn["content"].strip()
@@ -154,7 +161,7 @@ class PromptFormatter:
     def prompt(self, prompt: str | list[dict]) -> str:
         """The text to generate a response from."""
         messages = self.messages(prompt)
-        return prompt if messages is None else self.chat.render(messages, add_generation_prompt=True)
+        return cast(str, prompt) if messages is None else self.chat.render(messages, add_generation_prompt=True)
 
     def texts(self, row: Row) -> tuple[str, list[str]]:
         """The prompt's text and what each of the K responses adds to it, an EOS included where the template writes one.
@@ -164,7 +171,7 @@ class PromptFormatter:
         responses = [self._without_eos(response) for response in row.responses]
         messages = self.messages(row.prompt)
         if messages is None:
-            return row.prompt, responses
+            return cast(str, row.prompt), responses
         if is_dialogue(row.prompt):
             responses = [response.strip() for response in responses]
         try:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import tokenizers
 
@@ -53,7 +54,7 @@ class Tokenizer:
 
     def formatter(self, template: str) -> PromptFormatter:
         """How rows become text under --data.template."""
-        eos_texts = [self.backend.id_to_token(i) for i in sorted(self.eos_ids)]
+        eos_texts = [text for i in sorted(self.eos_ids) if (text := self.backend.id_to_token(i)) is not None]
         return PromptFormatter(template, self.chat_template, eos_texts)
 
     def with_bos(self, ids: list[int]) -> list[int]:
@@ -98,9 +99,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     first = backend.encode("", add_special_tokens=True).ids[:1]
     bos_id = ids.get("bos_token", first[0] if first and first[0] != eos_id else None)
     adds_bos = bos_id is not None and config.get("add_bos_token", first == [bos_id])
-    special["eos_token"] = backend.id_to_token(eos_id)
+    special["eos_token"] = cast(str, backend.id_to_token(eos_id))
     if bos_id is not None:
-        special["bos_token"] = backend.id_to_token(bos_id)
+        special["bos_token"] = cast(str, backend.id_to_token(bos_id))
     max_length = config.get("model_max_length")
     return Tokenizer(
         backend=backend,
@@ -108,7 +109,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         eos_id=eos_id,
         eos_ids=frozenset([eos_id, *listed]),
         bos_id=bos_id if adds_bos else None,
-        pad_id=ids.get("pad_token", eos_id),
+        pad_id=cast(int, ids.get("pad_token", eos_id)),
         chat_template=folder_template(folder, config.get("chat_template"), special),
         # published files write 1e30 for "no limit"
         model_max_length=int(max_length) if isinstance(max_length, int | float) and max_length < 1e9 else None,

@@ -2,13 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from align.errors import UserError
 from align.evals.suites import suite_names
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; python eval.py --help lists the flags")
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections import defaultdict
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -63,7 +64,7 @@ class AlignLM(TemplateLM):
         batch_size: int | str = 1,
         max_length: int | None = None,
         max_gen_toks: int = 256,
-        **unknown,
+        **unknown: Any,
     ):
         super().__init__()
         if unknown:
@@ -93,14 +94,17 @@ class AlignLM(TemplateLM):
     def prefix_token_id(self) -> int:
         """What precedes a text without context: BOS, also where prompts get none, else EOS."""
         bos = self.tokenizer.chat_template.special_tokens.get("bos_token")
-        return self.tokenizer.eos_id if bos is None else self.tokenizer.backend.token_to_id(bos)
+        known = None if bos is None else self.tokenizer.backend.token_to_id(bos)
+        return self.tokenizer.eos_id if known is None else known
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         ids = self.tokenizer.encode(string)
         return ids if add_special_tokens is False else self.tokenizer.with_bos(ids)
 
     @torch.no_grad()
-    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(
+        self, requests: list, disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
         """Of each (texts, context ids, continuation ids): Σ log p(continuation), and whether greedy decoding would write it.
 
         A context that is too long loses its oldest tokens. The head runs on the continuations alone.
@@ -149,7 +153,7 @@ class AlignLM(TemplateLM):
         if count:
             log.warning("%d of the contexts do not fit in %d tokens and lose their beginnings", count, self.max_length)
 
-    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
         """log p of each whole text, in windows of the model's context, each token predicted once."""
         windows, owners = [], []
         for i, request in enumerate(requests):
@@ -165,7 +169,7 @@ class AlignLM(TemplateLM):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
 
-    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, up to the first of the request's `until` texts."""
         alike = defaultdict(list)  # requests that differ in their context alone
         for i, request in enumerate(requests):
@@ -181,7 +185,7 @@ class AlignLM(TemplateLM):
                     if done.finish in FAILURES:
                         raise UserError(f"{self.pretrained}: {FAILURES[done.finish]}")
                     i = members[done.index]
-                    responses[i] = done.text
+                    responses[i] = done.text or ""
                     self.cache_hook.add_partial("generate_until", requests[i].args, done.text)
                     progress.update()
         return responses
@@ -207,10 +211,11 @@ class AlignLM(TemplateLM):
             )
         # an `until` that is a special token ends a response as a token: decoding leaves it out
         special = [text for text in until if self.tokenizer.special_text.fullmatch(text)]
+        ends = {i for text in special if (i := self.tokenizer.backend.token_to_id(text)) is not None}
         try:
             return Settings(
                 new_tokens,
-                eos_ids=sorted(self.tokenizer.eos_ids | set(map(self.tokenizer.backend.token_to_id, special))),
+                eos_ids=sorted(self.tokenizer.eos_ids | ends),
                 seed=torch.initial_seed(),
                 batch_size=self.batch_size,
                 stop=until,

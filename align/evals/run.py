@@ -59,7 +59,7 @@ def check_responses(task: Task, records: list[dict]) -> None:
     """Raise UserError where no prompt of a benchmark has a response: the model or the benchmark is broken."""
     errors = {record.get("error") for record in records}
     if None not in errors:
-        why = sorted(errors)[0]
+        why = min(str(error) for error in errors)
         others = f" (and {len(errors) - 1} other reasons)" if len(errors) > 1 else ""
         raise UserError(f"{task.model.path}: all {len(records)} prompts of {task.benchmark.name} failed: {why}{others}")
 

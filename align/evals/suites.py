@@ -127,7 +127,7 @@ def read_table(kind: type, table: Any, where: str, **given: Any) -> Any:
         if key not in known:
             raise UserError(f"{where}.{key} is not a key here{nearest(key, known)}; there are: {', '.join(known)}")
         wanted = known[key].type
-        container = getattr(wanted, "__origin__", wanted)
+        container: Any = getattr(wanted, "__origin__", wanted)
         good = type(value) is container
         if good and container is list:
             good = all(isinstance(entry, str) for entry in value)

@@ -22,6 +22,8 @@ class KVCache:
         self.columns = 0  # what the tokens being read attend to
         self.keys: list[Tensor] = []  # one (rows, kv_heads, capacity, d) per layer: no head is ever repeated
         self.values: list[Tensor] = []
+        self.read = slice(0)  # the rows that take part in a call, and where in them its tokens go
+        self.write: tuple[slice | Tensor, slice | Tensor] = (self.read, slice(0))
         self.enter(lengths)
 
     def enter(self, lengths: Tensor) -> None:
@@ -55,10 +57,10 @@ class KVCache:
             for stores, new in ((self.keys, k), (self.values, v)):
                 # zeros, not empty: unwritten columns are masked, but 0 * NaN would still be NaN
                 stores.append(new.new_zeros(self.rows, new.shape[1], self.capacity, new.shape[3]))
-        stores = self.keys[layer], self.values[layer]
-        for store, new in zip(stores, (k, v), strict=True):
+        keys, values = self.keys[layer], self.values[layer]
+        for store, new in ((keys, k), (values, v)):
             store.transpose(1, 2)[self.write] = new.transpose(1, 2)  # (B, T, kv_heads, d)
-        return tuple(store[self.read, :, : self.columns] for store in stores)
+        return keys[self.read, :, : self.columns], values[self.read, :, : self.columns]
 
     def drop(self, row: int, non_finite: bool = False) -> None:
         """Free a row in use. The last one takes its place, so that those in use stay together.

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,8 +120,8 @@ class Row:
             self.end()
 
     def stop_in(self, ids: list[int]) -> bool:
-        stop = self.settings.stop
-        return bool(stop) and find_stop(self.settings.decode(ids), stop) >= 0
+        decode, stop = self.settings.decode, self.settings.stop
+        return decode is not None and bool(stop) and find_stop(decode(ids), stop) >= 0
 
     def end(self) -> None:
         """Make the text, and end before a stop text in it."""
@@ -151,7 +152,7 @@ def generate(
     *,
     keys: Sequence[int | str] | None = None,
     world: World | None = None,
-    **others,
+    **others: Any,
 ) -> list[list[int]]:
     """The new ids that follow each prompt, at most max_new_tokens, without what ended them.
 
@@ -234,21 +235,23 @@ def write(model: Decoder, rows: list[Row], world: World | None) -> Iterator[Row]
         register_fsdp_forward_method(model, "logits")
     # a forward of a sharded model needs every rank, but some have less to do: before each, the ranks count those with
     # work left, and those without it join in until no rank has any
-    together = isinstance(model, FSDPModule) and world is not None
+    together = world if isinstance(model, FSDPModule) else None
     device = model.embedding.weight.device
     packed = Packed(model) if rows and rows[0].settings.pack and len(rows) >= PACKED_PROMPTS else nullcontext()
 
     def forward(ids: list[list[int]], cache: KVCache, at: list[int] | None = None) -> Tensor:
-        if together:
-            world.sum(torch.ones(1))
+        if together is not None:
+            together.sum(torch.ones(1))
         with packed:
-            logits = model.logits(torch.tensor(ids, device=device), cache, at and torch.tensor(at, device=device))
+            logits = model.logits(
+                torch.tensor(ids, device=device), cache, None if at is None else torch.tensor(at, device=device)
+            )
         return logits if at else logits[:, 0]  # (B, V)
 
     try:
         for part, held in waves(rows, column_bytes(model)):
             yield from serve(forward, part, held)
-        while together and world.sum(torch.zeros(1)) > 0:
+        while together is not None and together.sum(torch.zeros(1)) > 0:
             model.logits(torch.zeros(1, 1, dtype=torch.long, device=device))
     finally:
         reshard(model)
@@ -278,7 +281,8 @@ def serve(forward: Callable[..., Tensor], rows: list[Row], held: int) -> Iterato
     """`write` with a cache of `held` rows."""
     cache = KVCache(torch.empty(0, dtype=torch.long), max(row.columns for row in rows), held)
     read_prefix(forward, rows, cache)
-    waiting, active = deque(rows), []
+    waiting = deque(rows)
+    active: list[Row] = []
     while waiting or active:
         if new := entering(waiting, held - len(active), held, cache.prefix):
             prompts = [row.prompt[cache.prefix :] for row in new]

@@ -134,10 +134,10 @@ def plain(value: Any) -> Any:
 
 
 def is_probability(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
-def fits(value: Any, kind: type) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return is_probability(value)
     return isinstance(value, kind) and (kind is bool or all(isinstance(one, str) for one in value))

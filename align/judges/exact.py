@@ -76,7 +76,7 @@ def _boxed(text: str) -> str:
 
 
 def _same_number(response: str, expected: list[str], where: str) -> dict:
-    known = [found[0] for text in expected if (found := numbers(text))]
+    known = [written[0] for text in expected if (written := numbers(text))]
     if not known:
         raise UserError(f"{where}: expected {expected[0]!r} has no number; the judge number needs one")
     found = final_number(response)

@@ -170,7 +170,7 @@ class LlamaGuard:
     def __call__(self, records: list[dict]) -> list[dict]:
         return self.judge(
             [
-                [*as_messages(record["prompt"]), {"role": "assistant", "content": record.get("response")}]
+                [*as_messages(record["prompt"]), {"role": "assistant", "content": record.get("response")}]  # type: ignore[dict-item]
                 for record in records
             ]
         )

@@ -178,8 +178,11 @@ def byte_level(vocab: str, merges: str, special: dict[str, str]) -> Tokenizer:
     """RoBERTa's: GPT-2's byte-level pairs, between <s> and </s>."""
     tokenizer = Tokenizer.from_str(ByteLevelBPETokenizer.from_file(vocab, merges).to_str())
     first, last = special.get("cls_token", "<s>"), special.get("sep_token", "</s>")
-    ends = [(token, tokenizer.token_to_id(token)) for token in (last, first)]
-    if missing := [token for token, i in ends if i is None]:
-        raise ValueError(f"it has no {missing[0]}")
-    tokenizer.post_processor = RobertaProcessing(*ends, add_prefix_space=False)
+    ends = []
+    for token in (last, first):
+        i = tokenizer.token_to_id(token)
+        if i is None:
+            raise ValueError(f"it has no {token}")
+        ends.append((token, i))
+    tokenizer.post_processor = RobertaProcessing(ends[0], ends[1], add_prefix_space=False)
     return tokenizer

@@ -68,9 +68,8 @@ class Loss:
     title: ClassVar[str]  # the class's name where it has none
     paper: ClassVar[str]
     summary: ClassVar[str]  # in one line
-    names: ClassVar[
-        dict[str, str]
-    ]  # what others call it: "TRL", "HALOs" and "paper" where they do, to align.losses.names
+    trl: ClassVar[str]  # what TRL calls it, and HALOs, where they have it
+    halos: ClassVar[str]
     in_paper: ClassVar[bool]  # one of the ten methods of arXiv 2409.07772, as inferred
     needs_reference: ClassVar[bool] = True
     # "one": only response 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
@@ -107,6 +106,14 @@ class Loss:
         """The closed form of d(sum of losses)/dℓ, (N, K)."""
         raise NotImplementedError
 
+    def kl_gradient(self, x: LossInputs) -> Tensor:
+        """d(sum of losses)/d x.kl, (N, K), of a loss that reads kl."""
+        raise NotImplementedError
+
+    def shared_gradient(self, x: LossInputs) -> Tensor:
+        """d(sum of losses)/d x.shared_logps, (N, K), of a loss that reads shared_logps."""
+        raise NotImplementedError
+
     def observe(self, x: LossInputs) -> None:
         """Update running statistics from the global batch: once per training step, before the loss, never in evaluation."""
 
@@ -119,4 +126,5 @@ class Loss:
 
     def rewards(self, x: LossInputs) -> Tensor | None:
         """The implicit rewards r = β Δ that are logged, (N, K), detached; None for methods that define none."""
-        return None if x.ref_logps is None else self.beta * x.ratios.detach()
+        # a loss that compares with the reference has a β
+        return None if x.ref_logps is None else self.beta * x.ratios.detach()  # type: ignore[attr-defined]

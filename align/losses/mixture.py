@@ -27,10 +27,10 @@ class WeightedSum(Loss):
         raise NotImplementedError
 
     def __call__(self, x: LossInputs) -> Tensor:
-        return sum(c * loss(x) for c, loss in self.parts)
+        return sum((c * loss(x) for c, loss in self.parts), x.logps.new_zeros(()))
 
     def gradient(self, x: LossInputs) -> Tensor:
-        return sum(c * loss.gradient(x) for c, loss in self.parts)
+        return sum((c * loss.gradient(x) for c, loss in self.parts), x.logps.new_zeros(()))
 
     def kl_gradient(self, x: LossInputs) -> Tensor:
         """d(sum of losses)/d x.kl, (N, K)."""

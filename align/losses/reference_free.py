@@ -105,6 +105,7 @@ class SimPO(Loss):
 
     def gradient(self, x: LossInputs) -> Tensor:
         _, slope = self.shape(mean_logps(x))
+        assert x.n_tok is not None
         pull = self.beta * smoothed_slope(self.margin(x), self.label_smoothing)  # (N,)
         return torch.stack([pull, -pull], dim=1) * slope / x.n_tok
 
@@ -267,5 +268,6 @@ class ORPO(Loss):
 
     def gradient(self, x: LossInputs) -> Tensor:
         odds, slope = self.log_odds(x)
+        assert x.n_tok is not None
         push = self.beta * torch.sigmoid(odds[:, 1] - odds[:, 0])  # (N,)
         return torch.stack([-push, push], dim=1) * slope / x.n_tok + self.nll_weight * NLL.gradient(x)

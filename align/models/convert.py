@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,7 +28,7 @@ from align.models.layers import Decoder
 from align.models.llama import Llama, LlamaConfig
 
 # model_type -> what reads its config, and the model; the first releases of Falcon called themselves RefinedWeb
-FAMILIES: dict[str, tuple[type, type]] = {
+FAMILIES: dict[str, tuple[Any, Any]] = {  # the classes of config and model
     "falcon": (FalconConfig, Falcon),
     "RefinedWeb": (FalconConfig, Falcon),
     "RefinedWebModel": (FalconConfig, Falcon),
@@ -48,10 +48,11 @@ Local = Callable[[nn.Parameter], tuple[Tensor, int]]
 Gather = Callable[[nn.Parameter], Tensor]
 
 
-def load_model(
-    path: Path | str, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
-) -> Decoder | Classifier:
-    """The model of a Hugging Face folder or Hub id, in dtype (None: as stored). Raises UserError."""
+def load_model(path: Path | str, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu") -> Any:
+    """The model of a Hugging Face folder or Hub id, in dtype (None: as stored): a Decoder, or a Classifier for one.
+
+    Raises UserError.
+    """
     folder = resolve_model(path)
     config = read_any_config(folder)
     if dtype is None:
@@ -62,6 +63,14 @@ def load_model(
     model = build_model(config, device, dtype)
     load_weights(model, folder)
     return model
+
+
+@overload
+def build_model(config: DecoderConfig, device: torch.device | str = ..., dtype: torch.dtype = ...) -> Decoder: ...
+
+
+@overload
+def build_model(config: EncoderConfig, device: torch.device | str = ..., dtype: torch.dtype = ...) -> Classifier: ...
 
 
 def build_model(
@@ -250,7 +259,7 @@ def save_model(
         dtype = getattr(torch, model.config.raw.get("dtype") or model.config.raw.get("torch_dtype") or "float32")
     params = dict(model.named_parameters())  # a tied head is the embedding, and not written again
     shards = plan_shards(params, dtype, max_shard_bytes)
-    with replacing(target) if write else nullcontext() as folder:
+    with replacing(target) if write else nullcontext(target) as folder:
         for file, names in shards.items():
             tensors = {}
             for name in names:
@@ -295,7 +304,7 @@ def published_config(model: Decoder, dtype: torch.dtype) -> dict[str, Any]:
     raw.pop("auto_map", None)
     raw.setdefault("model_type", type(model).__name__.lower())
     raw.setdefault("architectures", [f"{type(model).__name__}ForCausalLM"])
-    styles = [key for key in ("dtype", "torch_dtype") if key in raw]
+    styles: list[str] = [key for key in ("dtype", "torch_dtype") if key in raw]
     default = "dtype" if "rope_parameters" in raw else "torch_dtype"
     return raw | dict.fromkeys(styles or [default], str(dtype).removeprefix("torch."))
 

@@ -5,7 +5,7 @@ head; between them is one encoder, which norms after each residual sum.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class EncoderConfig:
         return self.max_positions - self.first_position
 
     @classmethod
-    def read(cls, fields: Fields, architecture: str, first_position: int) -> "EncoderConfig":
+    def read(cls, fields: Fields, architecture: str, first_position: int) -> Self:
         check_common(fields, (architecture,))
         # gelu_python is the same function by another route; every other gelu approximates it
         fields.only("hidden_act", ("gelu", "gelu_python"), "gelu")
@@ -164,12 +164,12 @@ class Encoder(nn.Module):
         first, columns, parts = self.config.first_position, ids.shape[1], self.embeddings
         if columns > self.config.context:
             raise ValueError(f"rows of {columns} tokens: this model reads at most {self.config.context}")
-        positions = parts["position_embeddings"].weight[first : first + columns]  # (T, D)
+        positions = parts.get_parameter("position_embeddings.weight")[first : first + columns]  # (T, D)
         # a single text is all of type 0
-        x = parts["word_embeddings"](ids) + positions + parts["token_type_embeddings"].weight[0]
+        x = parts["word_embeddings"](ids) + positions + parts.get_parameter("token_type_embeddings.weight")[0]
         x = parts["LayerNorm"](x)
         seen = mask.bool()[:, None, None]  # (B, 1, 1, T): every token sees every real one
-        for block in self.encoder["layer"]:
+        for block in cast(nn.ModuleList, self.encoder["layer"]):
             x = block(x, seen)
         return x
 
@@ -209,7 +209,7 @@ class BertClassifier(Classifier):
 
     def head(self, ids: Tensor, mask: Tensor) -> Tensor:
         first = self.bert(ids, mask)[:, 0]  # (B, D)
-        return self.classifier(torch.tanh(self.bert.pooler["dense"](first)))
+        return self.classifier(torch.tanh(self.bert.get_submodule("pooler.dense")(first)))
 
 
 class RobertaClassifier(Classifier):

@@ -4,7 +4,7 @@ Modules and parameters bear the names of the published checkpoints.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -129,13 +129,14 @@ class FalconBlock(nn.Module):
     def forward(
         self, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None, mask: Tensor | None, extend: Extend | None
     ) -> Tensor:
+        norm = self.get_submodule
         if self.norms == 0:
-            x = x + self.self_attention(self.input_layernorm(x), cos_sin, mask, extend)
-            return x + self.mlp(self.post_attention_layernorm(x))
+            x = x + self.self_attention(norm("input_layernorm")(x), cos_sin, mask, extend)
+            return x + self.mlp(norm("post_attention_layernorm")(x))
         if self.norms == 1:
-            for_attention = for_mlp = self.input_layernorm(x)
+            for_attention = for_mlp = norm("input_layernorm")(x)
         else:
-            for_attention, for_mlp = self.ln_attn(x), self.ln_mlp(x)
+            for_attention, for_mlp = norm("ln_attn")(x), norm("ln_mlp")(x)
         return x + (self.mlp(for_mlp) + self.self_attention(for_attention, cos_sin, mask, extend))
 
 
@@ -157,11 +158,11 @@ class Falcon(Decoder):
 
     @property
     def embedding(self) -> nn.Embedding:
-        return self.transformer["word_embeddings"]
+        return cast(nn.Embedding, self.transformer["word_embeddings"])
 
     @property
     def blocks(self) -> nn.ModuleList:
-        return self.transformer["h"]
+        return cast(nn.ModuleList, self.transformer["h"])
 
     @property
     def final_norm(self) -> nn.Module:

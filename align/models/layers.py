@@ -91,7 +91,7 @@ class LogProbHead(nn.Linear):
         super().__init__(hidden_size, vocab_size, bias=False)
         self.impl = "auto"
 
-    def forward(
+    def forward(  # type: ignore[override]  # more than a linear map, where there are targets
         self,
         hidden: Tensor,
         targets: Tensor | None = None,
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
         """Choose implementations: of kernels.linear_logp for the head, of kernels.pointwise for all that has a choice."""
         for module in self.modules():
             if hasattr(module, "impl"):
-                module.impl = logp if module is self.lm_head else pointwise
+                module.impl = logp if module is self.lm_head else pointwise  # type: ignore[assignment]  # a str
 
     def tie(self) -> None:
         """Make the head's weight the embedding's, the same Parameter, if the config ties them."""
@@ -171,13 +171,19 @@ class Decoder(nn.Module):
             other = (other[0][chosen], other[1])  # (n, D'), (V, D')
         found = self.lm_head(h[chosen], targets[chosen], collision, other)  # (n,) each
 
-        def scatter(values: Tensor | None) -> Tensor | None:  # (n,) -> (B, T)
+        def scatter(values: Tensor) -> Tensor:  # (n,) -> (B, T)
             # not a view: a sharded model hangs its backward hook on what this returns
-            return None if values is None else values.new_zeros(mask.shape).index_put(chosen, values)
+            return values.new_zeros(mask.shape).index_put(chosen, values)
 
+        logp = scatter(found.logp)
         if not states and not collision and other is None:
-            return scatter(found.logp)
-        return TokenStats(*map(scatter, found[:3]), states=h if states else None)
+            return logp
+        return TokenStats(
+            logp,
+            None if found.collision is None else scatter(found.collision),
+            None if found.kl is None else scatter(found.kl),
+            h if states else None,
+        )
 
     def logits(self, ids: Tensor, cache: Cache | None = None, at: Tensor | None = None) -> Tensor:
         """Scores of the next token, (B, T, V); or (B, V) at one position `at` (B,) of each row."""

@@ -4,7 +4,7 @@ Modules and parameters bear the names of the published checkpoints.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -122,11 +122,11 @@ class Llama(Decoder):
 
     @property
     def embedding(self) -> nn.Embedding:
-        return self.model["embed_tokens"]
+        return cast(nn.Embedding, self.model["embed_tokens"])
 
     @property
     def blocks(self) -> nn.ModuleList:
-        return self.model["layers"]
+        return cast(nn.ModuleList, self.model["layers"])
 
     @property
     def final_norm(self) -> nn.Module:

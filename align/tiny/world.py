@@ -143,7 +143,8 @@ class ToyWorld:
         return {"train": combinations[held_out:], "held-out": combinations[:held_out]}
 
     def _action(self, combinations: list[tuple]) -> Action:
-        return Action(*self.rng.choice(combinations), owner=self.rng.choice(OWNERS))
+        kind, thing = self.rng.choice(combinations)
+        return Action(kind, thing, self.rng.choice(OWNERS))
 
     def _ask(self, action: Action, wrapper: Wrapper = PLAIN) -> list[Message]:
         request = wrapper.text.format(self.rng.choice(QUESTIONS).format(action))

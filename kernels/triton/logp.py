@@ -4,10 +4,12 @@ Launches the kernels of logp_kernels.py with the tiles of tiles.py. Peak memory 
 (N, C) chunk of dL/dlogits (DLOGITS_BYTES), float32 dL/dhidden, and (splits, N) partial sums (PARTIAL_BYTES).
 """
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -139,7 +141,7 @@ def kept_tiles(tile_lse, lse, targets, grad, tile: Tile, padding: tuple[int, int
 
 class TritonLogp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden, weight, targets, entropy: bool, skip_mass: float, tma: bool | None):
+    def forward(ctx: Any, hidden, weight, targets, entropy: bool, skip_mass: float, tma: bool | None):
         skip = skip_mass > 0
         launch = _Launch(hidden, weight, tma, skip)
         split_lse, split_entropy, target_logit = launch.forward(hidden, weight, targets, entropy, skip)
@@ -156,7 +158,7 @@ class TritonLogp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, lse, tile_lse = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]  # a frozen head costs no (V, D) gradient
         (n, d), v, launch = hidden.shape, weight.shape[0], ctx.launch

@@ -10,11 +10,13 @@ the kernel runs in Triton's interpreter, whose bfloat16 needs help (logp_kernels
 tools/pointwise_report.py compiles every kernel for GPUs that need not be there and counts what came out.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from triton.runtime.jit import JITFunction
 
 from .logp_kernels import rounded
@@ -156,7 +158,7 @@ def rotate_tile(half: int) -> dict[str, int]:
 
 class RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float):
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float):
         add = residual is not None
         x, weight = x.contiguous(), weight.contiguous()  # (..., D), (D,)
         d = x.shape[-1]
@@ -175,7 +177,7 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor, grad_total: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, grad_total: Tensor | None = None) -> tuple[Tensor | None, ...]:
         total, weight, scale = ctx.saved_tensors
         add, n, d = grad_total is not None, len(scale), total.shape[-1]
         grad = grad.contiguous()
@@ -195,7 +197,7 @@ class RMSNorm(torch.autograd.Function):
 
 class Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         shape = (x.shape[0], 1, *x.shape[2:])  # (B, 1, T, d)
         # contiguous before they are spread over the batch, so that the spread costs no memory
         cos, sin = (t.float().contiguous().expand(shape)[:, 0] for t in (cos, sin))  # (B, T, d)
@@ -204,7 +206,7 @@ class Rotate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return launch_rotate(grad, *ctx.saved_tensors, -1), None, None
 
 
@@ -222,7 +224,7 @@ def launch_rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 class SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
         out = torch.empty_like(gate)
@@ -233,7 +235,7 @@ class SwiGLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
         if n := gate.numel():

@@ -39,7 +39,8 @@ def arc(row: dict, where: str, options: dict) -> dict:
     """
     question, choices = row.get("question"), row.get("choices")
     if isinstance(question, dict):
-        question, choices = question.get("stem"), question.get("choices")
+        stem = question
+        question, choices = stem.get("stem"), stem.get("choices")
     if isinstance(choices, list):
         choices = {key: [c.get(key) for c in choices if isinstance(c, dict)] for key in ("text", "label")}
     if not isinstance(choices, dict):

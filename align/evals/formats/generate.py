@@ -36,7 +36,9 @@ def plain(row: dict, where: str, options: dict) -> dict:
     else:
         text = text_of(row, "prompt", where)
         prompt = user(text, options["system"]) if options["system"] else text
-    item = {"prompt": prompt} | {key: str(row[key]) for key in ("category", "attack") if row.get(key) is not None}
+    item: dict[str, Any] = {"prompt": prompt} | {
+        key: str(row[key]) for key in ("category", "attack") if row.get(key) is not None
+    }
     if row.get("label") is not None:
         item["label"] = label(row["label"], where)
     if row.get("expected") is not None:

@@ -102,7 +102,7 @@ def pick(marked: list[frozenset[str]], limit: int = SAMPLES) -> list[int]:
 
     A quarter of the slots is kept for errors, unsafe responses and the rest, so that no kind is crowded out.
     """
-    kinds = {"changed": [], "error": [], "unsafe": [], "rest": []}
+    kinds: dict[str, list[int]] = {"changed": [], "error": [], "unsafe": [], "rest": []}
     for i, found in enumerate(marked):
         kinds[next((kind for kind in kinds if kind in found), "rest")].append(i)
     others = [i for kind in ("error", "unsafe", "rest") for i in evenly(kinds[kind], limit)]
@@ -210,7 +210,7 @@ def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) ->
         sides=[(axis, *tables.side_titles(rows, axis)) for axis in ("safety", "capability")],
         tradeoff=figures.tradeoff(tables.side(rows, "capability"), tables.side(rows, "safety"), names),
         bars=[made for table in groups if table in drawn and (made := figures.bars(table))],
-        margins=[(b, made) for b in pairs if (made := figures.margins(margins_of(results, b["name"])))],
+        margins=[(b, margins) for b in pairs if (margins := figures.margins(margins_of(results, b["name"])))],
         curves=figures.curves(metrics, names),
         samples=[(b, *samples(results, b)) for b in results["benchmarks"]],
         failures=tables.failures(results, rows),

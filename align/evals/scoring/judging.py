@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from align.config import PACKAGE
 from align.errors import UserError
@@ -65,9 +66,8 @@ def judge_spec(name: str, benchmarks: Sequence[Benchmark], options: argparse.Nam
         folder = resolve_model(path)
         read_any_config(folder)  # now: a folder that is no model should not be found out after hours of generation
         dtype = compute_dtype(options.dtype, world.device)
-        kind, extra = (
-            (LlamaGuard, {}) if name == "guard" else (ToxicityJudge, {"label": options.toxicity_label or None})
-        )
+        kind: type[LlamaGuard] | type[ToxicityJudge] = LlamaGuard if name == "guard" else ToxicityJudge
+        extra: dict[str, Any] = {} if name == "guard" else {"label": options.toxicity_label or None}
         return JudgeSpec(
             name,
             digest(folder_digest(folder), source_digest(f"judges/{name}.py"), str(dtype), extra),

@@ -20,8 +20,10 @@ from align.evals.scoring.scores import (
 from align.evals.suites import Benchmark, Suite
 
 # the flags that a response or a verdict depends on
-SETTINGS = ("limit", "temperature", "top_p", "top_k", "seed", "max_new_tokens", "max_length", "dtype", "guard")
-SETTINGS += ("toxicity", "toxicity_label", "judge")
+SETTINGS = (
+    *("limit", "temperature", "top_p", "top_k", "seed", "max_new_tokens", "max_length", "dtype"),
+    *("guard", "toxicity", "toxicity_label", "judge"),
+)
 
 
 def build_results(

@@ -143,11 +143,11 @@ def scores_of(benchmark: Benchmark, records: list[dict], rows: list[dict[str, fl
     """Scores of all metrics: over all records, and over each category and each type of attack."""
     groups: list[tuple[dict | None, list[int]]] = [(None, list(range(len(records))))]
     for key in ("category", "attack"):
-        members: dict[str, list[int]] = {}
+        where: dict[str, list[int]] = {}
         for i, record in enumerate(records):
             if key in record:
-                members.setdefault(str(record[key]), []).append(i)
-        groups += [({key: value}, members[value]) for value in sorted(members)]
+                where.setdefault(str(record[key]), []).append(i)
+        groups += [({key: value}, where[value]) for value in sorted(where)]
     found = []
     for name in metrics_of(benchmark, rows):
         judge = name.partition("/")[2]

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+Values = Sequence[float] | np.ndarray
 Z = 1.959963984540054  # the standard normal's 97.5 % point
 LEVELS = (0.025, 0.975)
 RESAMPLES = 10_000
@@ -35,7 +36,7 @@ def wilson(k: float, n: int) -> Interval:
     return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
 
 
-def is_binary(values: Sequence[float]) -> bool:
+def is_binary(values: Values) -> bool:
     return bool(np.isin(np.asarray(values, dtype=float), (0.0, 1.0)).all())
 
 
@@ -51,9 +52,7 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = RESA
     return bootstrap_ratio(values, np.ones(len(values)), seed, resamples)
 
 
-def bootstrap_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
+def bootstrap_ratio(numerators: Values, denominators: Values, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Percentile bootstrap of sum(numerators) / sum(denominators), the two drawn in pairs.
 
     For nll per token. A percentile interval keeps its meaning through any increasing function: exp of its ends is the
@@ -133,7 +132,7 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
         return -1.0, 1.0
     p1, p2 = (e + f) / n, (e + g) / n
     (low1, high1), (low2, high2) = wilson(e + f, n), wilson(e + g, n)
-    covariance = e * h - f * g
+    covariance = float(e * h - f * g)
     if covariance > 0:
         covariance = max(0.0, covariance - n / 2)
     margins = (e + f) * (g + h) * (e + g) * (f + h)
