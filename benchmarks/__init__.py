@@ -1,4 +1,4 @@
-"""What measures the project as a whole, and the records of what was measured: one JSON file a run.
+"""Benchmarks of the whole project, and their records: one JSON file per run.
 
-Nothing else imports from here, and what looks at the kernels alone lives in kernels/tools/.
+Nothing else imports from here. What examines only the kernels lives in kernels/tools/.
 """

@@ -6,7 +6,7 @@
 compute the same numbers and gradients without ever holding the (N, V) logits, in PyTorch and in kernels for a GPU.
 `compiled` is chunked with torch.compile between its matrix products, and falls back to it where there is no compiler.
 
-The modules of this package import one another by relative names, since it has two: `kernels` in a checkout, and
+The modules import one another by relative names, since the package has two names: `kernels` in a checkout, and
 `align.kernels` in an install, where PyPI's package `kernels` may stand beside it.
 """
 
@@ -40,7 +40,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def choose_logp(dtype: torch.dtype, device: torch.device) -> str:
-    """What "auto" is: triton on a card on which these kernels have passed their tests (evidence.py), else chunked."""
+    """What "auto" means: triton on a card on which these kernels have passed their tests (evidence.py), else chunked."""
     served = dtype in (torch.float32, torch.bfloat16, torch.float16)
     return "triton" if served and not evidence.why_not("logp", device) else "chunked"
 

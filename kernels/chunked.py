@@ -4,15 +4,15 @@ Set the target's logit z_y apart from the others, lse' = log Σ_{v≠y} exp z_v.
 
     log p_y = log sigmoid(z_y - lse'),    1 - p_y = sigmoid(lse' - z_y)
 
-and neither loses its digits when p_y is near 1, where most tokens of a tuned model are. Forward meets the others tile by
+and neither loses its digits when p_y is near 1, where most tokens of a tuned model are. Forward visits the others tile by
 tile, under a running maximum m: s = Σ_{v≠y} exp(z_v - m), lse' = m + log s (the online softmax). With the upstream
 gradient g of each token,
 
     dhidden_n = g_n ((1 - p_y) W_y - Σ_{v≠y} p_v W_v)            g leaves the sum, so forward can prepare the rest of it
     dW_v      = Σ_n g_n (1[v = y_n] - p_nv) hidden_n             g is inside the sum, so this must wait for backward
 
-For dW, backward needs every p again. The matrix product that makes them is a quarter of all the work, so they wait, as
-exp(z - m), in memory that is needed anyway: that of dW itself, which backward fills behind its reading.
+For dW, backward needs every p again. The matrix product that makes them is a quarter of all the work, so they are kept,
+as exp(z - m), in memory that is needed anyway: that of dW, where backward writes only over what it has already read.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ GROUP = 256  # columns; with rows that are no multiple of that apart, a step too
 def tile_columns(
     n: int, dtype: torch.dtype, budget: int | None = None, steps: Steps = EAGER, device: str = "cpu"
 ) -> int:
-    """Columns C of an (n, C) tile that fills `budget` bytes in the dtype that it is computed on in memory.
+    """Columns C of an (n, C) tile that fills `budget` bytes in the dtype in which it is held in memory.
 
     Whole groups of 256 columns where there is room for one. budget: by default what suits the type of device; on a CPU
     twice that for a compiled tile of two-byte numbers, where dW is small too: fewer calls, which gave 1 to 2 %.
@@ -67,13 +67,13 @@ class ChunkedLogp(torch.autograd.Function):
         m, s = z_y, torch.zeros_like(z_y)  # (N,) starting at z_y, m is finite even when there are no others
         others = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None  # (N, D)
         d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if keep else None
-        places, _ = lay_out(hidden, weight, d_weight, columns)
-        scratch = steps.scratch(places[0], dtype)
-        own_places = own_targets(targets, columns, len(places))
+        slots, _ = lay_out(hidden, weight, d_weight, columns)
+        scratch = steps.scratch(slots[0], dtype)
+        by_tile = targets_by_tile(targets, columns, len(slots))
         maxima = []
-        for w, z, own in zip(weight.split(columns), places, own_places, strict=True):
+        for w, z, target in zip(weight.split(columns), slots, by_tile, strict=True):
             torch.mm(hidden, w.T, out=z)  # (N, C)
-            z[own] = -torch.inf
+            z[target] = -torch.inf
             m, s, rescale = steps.absorb(z, m, s, scratch, need_hidden or keep)
             if others is not None:
                 others.mul_(rescale[:, None]).add_(z @ w)
@@ -84,7 +84,7 @@ class ChunkedLogp(torch.autograd.Function):
         if others is not None:
             others.mul_(torch.exp(m - lse)[:, None])  # Σ_{v≠y} p_v W_v
         ctx.save_for_backward(hidden, weight, targets, lse, torch.sigmoid(-margin), others, torch.stack(maxima))
-        ctx.columns, ctx.own_places, ctx.d_weight, ctx.steps = columns, own_places, d_weight, steps
+        ctx.columns, ctx.targets_by_tile, ctx.d_weight, ctx.steps = columns, by_tile, d_weight, steps
         return logp
 
     @staticmethod
@@ -99,30 +99,30 @@ class ChunkedLogp(torch.autograd.Function):
             d_hidden = at_target[:, None] * weight[targets].to(dtype)  # (N, D)
             d_hidden = d_hidden.addcmul_(others, grad[:, None], value=-1).to(hidden.dtype)
         if ctx.needs_input_grad[1]:
-            # the buffer is given away below, so a second backward through the same graph recomputes every tile
+            # the buffer is overwritten below, so a second backward through the same graph recomputes every tile
             d_weight, ctx.d_weight = ctx.d_weight, None
-            places, kept = lay_out(hidden, weight, d_weight, columns)
+            slots, kept = lay_out(hidden, weight, d_weight, columns)
             if d_weight is None:
                 d_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-            # the rows of dW that a tile makes may lie on its own place
-            memory = torch.empty_like(places[0])  # (N, C)
+            # a tile's slot may overlap the rows of dW made from it, so dz gets memory elsewhere
+            memory = torch.empty_like(slots[0])  # (N, C)
             scratch = ctx.steps.scratch(memory, dtype)
-            tiles = zip(weight.split(columns), d_weight.split(columns), maxima, places, ctx.own_places, strict=True)
-            for i, (w, d_w, m, e, own) in enumerate(tiles):
+            tiles = zip(weight.split(columns), d_weight.split(columns), maxima, slots, ctx.targets_by_tile, strict=True)
+            for i, (w, d_w, m, e, target) in enumerate(tiles):
                 if i >= kept:
                     torch.mm(hidden, w.T, out=e)
-                    e[own] = -torch.inf
+                    e[target] = -torch.inf
                     # leaves m, and e to the bit, as forward did
                     ctx.steps.absorb(e, m.clone(), torch.zeros_like(m), scratch, True)
                 dz = tile_in(memory, 0, e.shape)
                 ctx.steps.weigh(e, -grad * torch.exp(m - lse), scratch, dz)  # -g p
-                dz[own] = at_target[own[0]].to(dz.dtype)
+                dz[target] = at_target[target[0]].to(dz.dtype)
                 torch.mm(dz.T, hidden, out=d_w)
         return d_hidden, d_weight, None, None, None, None, None
 
 
-def own_targets(targets: Tensor, columns: int, tiles: int) -> list[tuple[Tensor, Tensor]]:
-    """For every tile the tokens whose target is in it, and the target's column there. targets: (N,)."""
+def targets_by_tile(targets: Tensor, columns: int, tiles: int) -> list[tuple[Tensor, Tensor]]:
+    """For every tile, the tokens whose target is in it, and the target's column there. targets: (N,)."""
     tile = targets // columns
     rows = torch.argsort(tile, stable=True)
     counts = torch.bincount(tile, minlength=tiles).tolist()
@@ -130,24 +130,24 @@ def own_targets(targets: Tensor, columns: int, tiles: int) -> list[tuple[Tensor,
 
 
 def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: int) -> tuple[list[Tensor], int]:
-    """A place (N, C) for every tile, in the dtype of hidden, and how many of them have one of their own.
+    """A slot (N, C) of memory for every tile, in the dtype of hidden, and how many tiles are kept.
 
-    Those lie in the memory of d_weight (V, D), the last one at its end; the others share one. While backward works on
-    the columns [a, b), it may fill the rows of d_weight before b, b D numbers, and the tiles from b on must be intact.
-    When K columns are kept they begin at V D - (K - b) N, so b D <= V D - (K - b) N has to hold up to b = K: with N <= D
-    it does for all K <= V, and with N > D for K N <= V D.
+    Kept tiles have their slots in the memory of d_weight (V, D), the last one at its end; all others share one slot.
+    While backward works on the columns [a, b), it may fill the rows of d_weight before b, b D numbers, and the tiles from
+    b on must be intact. When K columns are kept they begin at V D - (K - b) N, so b D <= V D - (K - b) N has to hold up
+    to b = K: with N <= D it does for all K <= V, and with N > D for K N <= V D.
     """
     n, (v, d) = len(hidden), weight.shape
     kept = 0
     if d_weight is not None:
         kept = v if n <= d else v * d // n // columns * columns
     shared = hidden.new_empty(n * columns if kept < v else 0)
-    places = []
+    slots = []
     for start in range(0, v, columns):
         width = min(columns, v - start)
         memory, offset = (d_weight, v * d - (kept - start) * n) if start < kept else (shared, 0)
-        places.append(tile_in(memory, offset, (n, width)))
-    return places, -(-kept // columns)
+        slots.append(tile_in(memory, offset, (n, width)))
+    return slots, -(-kept // columns)
 
 
 def tile_in(memory: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:
@@ -168,15 +168,15 @@ def chunked_logp(
 
     hidden: (N, D); weight: (V, D); targets: (N,). Returns (N,) float32 (float64 for float64 inputs).
     chunk: columns of a tile; by default tile_columns(N, dtype, budget). Tiles take at most twice the budget.
-    compiled: what lies between two matrix products by torch.compile, for any N, where that works; else as
-        without, with a warning. It needs no float32 copy of a tile, so a bfloat16 tile has more columns.
+    compiled: what lies between two matrix products runs under torch.compile, for any N; where that fails, eagerly,
+        with a warning. It needs no float32 copy of a tile, so a bfloat16 tile has more columns.
 
-    keep: where weight needs a gradient, take the gradient's memory in forward already, and let the exponentials of the
-    first V min(1, D / N) columns wait in it for backward, which computes the rest anew. A step's peak stays what it
-    was, but several forwards before one backward hold (V, D) each: then False spares that, for a third more work.
+    keep: where weight needs a gradient, allocate that gradient in forward already, and keep the exponentials of the
+    first V min(1, D / N) columns in it for backward, which recomputes the rest. A step's peak stays the same, but
+    several forwards before one backward hold (V, D) each: False avoids that, for a third more work.
 
-    A frozen weight costs nothing of (V, .) and leaves backward no product over the vocabulary. Without grad mode
-    nothing is kept. The result is the same to the bit in all these cases (compiled or not is another rounding).
+    A frozen weight needs no (V, D) memory, and no product over the vocabulary in backward. Without grad mode nothing
+    is kept. The result is the same to the bit in all these cases; compiled, it is rounded differently.
     """
     steps = compiled_steps(hidden.dtype, accumulation_dtype(hidden.dtype), hidden.device) if compiled else EAGER
     columns = min(chunk or tile_columns(len(hidden), hidden.dtype, budget, steps, hidden.device.type), len(weight))

@@ -1,7 +1,7 @@
-"""What chunked.py does to a tile of logits between two matrix products: one text, run as it stands or compiled.
+"""What chunked.py does to a tile of logits between two matrix products: one source, run eagerly or compiled.
 
-As it stands, a bfloat16 tile is computed on in a float32 scratch that all tiles share. Compiled (torch.compile, for any
-number of tokens and columns), the numbers stay in registers between reading a tile and writing it, and there is no scratch.
+Eagerly, a bfloat16 tile is widened into a float32 scratch that all tiles share. Compiled (torch.compile, for any number
+of tokens and columns), the numbers stay in registers between reading a tile and writing it, and there is no scratch.
 """
 
 import functools
@@ -22,8 +22,8 @@ def absorb(z: Tensor, m: Tensor, s: Tensor, scratch: Tensor | None, keep: bool) 
 
     scratch: Steps.scratch.
 
-    Returns the new m and s, and exp(old m - new m) (N,), which rescales any other sum over the columns before. If
-    `keep`, z then holds exp(z - m), else nothing of use.
+    Returns the new m and s, and exp(old m - new m) (N,), which rescales any other sum over the earlier columns. If
+    `keep`, z is overwritten with exp(z - m), else with nothing of use.
     """
     x = widen(z, m.dtype, scratch)
     before, m = m, torch.maximum(m, x.amax(dim=1))
@@ -37,25 +37,25 @@ def absorb(z: Tensor, m: Tensor, s: Tensor, scratch: Tensor | None, keep: bool) 
 
 
 def weigh(e: Tensor, factor: Tensor, scratch: Tensor | None, out: Tensor) -> None:
-    """out (N, C) = factor e, rounded once. e: (N, C), spoilt; factor: (N,) in the accumulation dtype."""
+    """out (N, C) = factor e, rounded once. e: (N, C), overwritten; factor: (N,) in the accumulation dtype."""
     out.copy_(widen(e, factor.dtype, scratch).mul_(factor[:, None]))
 
 
 def widen(z: Tensor, dtype: torch.dtype, scratch: Tensor | None) -> Tensor:
-    """z (N, C) in dtype: itself where it can be, else in the scratch."""
+    """z (N, C) in dtype: z itself if it has that dtype, else a copy in the scratch."""
     if scratch is None:
-        return z.to(dtype, copy=True)  # which the compiler leaves out
+        return z.to(dtype, copy=True)  # a copy that the compiler removes
     return z if z.dtype == dtype else scratch[:, : z.shape[1]].copy_(z)
 
 
 class Steps(NamedTuple):
-    """Both steps, EAGER or compiled. Compiled, no tensor should be a view: the compiler would note what it is a view of."""
+    """Both steps, EAGER or compiled. Compiled ones should get no views: the compiler would record what they are views of."""
 
     absorb: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor, Tensor]]
     weigh: Callable[[Tensor, Tensor, Tensor | None, Tensor], None]
 
     def scratch(self, tile: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """What both ask for: None if compiled, else a tile in the accumulation dtype, empty if that of `tile` will do."""
+        """The scratch of both: None if compiled, else a tile in the accumulation dtype, empty if `tile` has that dtype."""
         if self is not EAGER:
             return None
         return tile.new_empty(tile.shape if dtype != tile.dtype else 0, dtype=dtype)
@@ -68,7 +68,7 @@ EAGER = Steps(absorb, weigh)
 def compiled_steps(dtype: torch.dtype, accumulation: torch.dtype, device: torch.device) -> Steps:
     """Both steps compiled for tiles of a dtype; EAGER, with a warning, where that fails: no C++ compiler, say.
 
-    They are tried first on numbers of their own, so that a failure comes before anything of the caller's is overwritten.
+    They are tried on throwaway tensors first, so that a failure comes before any tensor of the caller's is overwritten.
     """
     # large enough for the compiler to share the rows out among threads, which it decides once
     z, out = (torch.zeros(64, 4096, dtype=dtype, device=device) for _ in range(2))

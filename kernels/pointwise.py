@@ -1,8 +1,8 @@
 """What a decoder does between its matrix products, each operation behind one function: norm, rotary, SwiGLU.
 
-The definitions here are plain PyTorch, written to be read, and are what a CPU runs. Done step by step they are bound by
+The definitions here are plain PyTorch, written to be read, and are what a CPU runs. Run step by step they are bound by
 memory: every step reads and writes a tensor as large as the activations. The kernels of triton/pointwise.py do all
-steps of one operation, forward or backward, on one reading.
+steps of one operation, forward or backward, in one pass.
 
 What has a kernel was decided by tools/traffic.py, a model of the bytes that each operation moves either way.
 """
@@ -30,7 +30,7 @@ def use_triton(impl: str, *tensors: Tensor) -> bool:
 
 
 def choose_pointwise(dtype: torch.dtype, device: torch.device) -> str:
-    """What "auto" is: triton on a card on which these kernels have passed their tests (evidence.py), else reference."""
+    """What "auto" means: triton on a card on which these kernels have passed their tests (evidence.py), else reference."""
     served = dtype in (torch.float32, torch.bfloat16, torch.float16)
     return "triton" if served and not evidence.why_not("pointwise", device) else "reference"
 
@@ -39,9 +39,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, impl: str = "auto") -> Tenso
     """weight · x / sqrt(mean(x²) + eps) over the last dimension, in float32 at least (RMSNorm, arXiv 1910.07467).
 
     x: (..., D); weight: (D,). Returns (..., D). The definition rounds to the dtype of x before it multiplies by the
-    weight, the kernel afterwards. impl: "reference" or "triton", or "auto" for
-    what choose_pointwise names. With the kernel, second derivatives are not to be had.
-    Raises ValueError for a weight that does not fit, an unknown impl, or "triton" where no kernel can run.
+    weight, the kernel afterwards. impl: "reference" or "triton", or "auto" for what choose_pointwise names. The kernel
+    has no second derivatives. Raises ValueError for a weight that does not fit, an unknown impl, or "triton" where no kernel can run.
     """
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"rms_norm takes x (..., D) and weight (D,); got {tuple(x.shape)}, {tuple(weight.shape)}")
@@ -55,7 +54,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, impl: str = "auto") -> Tenso
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, impl: str = "auto") -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual): the sum that a residual stream goes on with is normed in passing.
+    """(rms_norm(x + residual), x + residual): the next residual stream and its norm, in one pass.
 
     x, residual: (..., D); weight: (D,). Returns two (..., D). impl and errors: those of rms_norm.
     """
@@ -75,8 +74,8 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, impl: 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, impl: str = "auto") -> Tensor:
     """Rotate the pairs (i, i + d/2), as published weights expect (RoPE; arXiv 2104.09864 rotates neighbours).
 
-    x: (B, heads, T, d), d even; cos, sin: (T, d), or (B, 1, T, d) where the rows differ, each half of d the same and
-    constant in the sense of gradients. Returns (B, heads, T, d). The definition rounds the tables to the dtype of x, the
+    x: (B, heads, T, d), d even; cos, sin: (T, d), or (B, 1, T, d) where the rows differ, each half of d the same;
+    they get no gradient. Returns (B, heads, T, d). The definition rounds the tables to the dtype of x, the
     kernel does not. impl: as for rms_norm. Raises ValueError for shapes that do not fit and as rms_norm does.
     """
     tables = (x.shape[-2:], (x.shape[0], 1, *x.shape[-2:]), (1, 1, *x.shape[-2:]))

@@ -1,4 +1,4 @@
-"""The truth: target log-probabilities with the logits written out.
+"""The definition: target log-probabilities with the logits written out.
 
 Two lines of algebra that every faster implementation must reproduce, forward and backward.
 """

@@ -74,7 +74,7 @@ def linear_kl(
     """KL(ρ ‖ π) of each position, the reference first, in nats.
 
     hidden: (N, D), weight: (V, D) of the policy; ref_hidden: (N, D'), ref_weight: (V, D') of the reference, in the
-    policy's dtype or its own; chunk: columns of logits alive at once, by default tile_columns. Returns (N,)
+    policy's dtype or another; chunk: columns of logits alive at once, by default tile_columns. Returns (N,)
     float32 (float64 for a float64 policy), differentiable in hidden and weight alone. Raises ValueError for shapes that
     do not fit.
     """

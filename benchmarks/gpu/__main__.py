@@ -1,7 +1,7 @@
 """`make gpu`: prove and measure on this machine's GPU, within minutes, and leave a record.
 
-Runs every part (the modules beside this one) as a process of its own, with a limit of its own: one that fails or hangs is a
-row and stops nothing. The record, gpu-<card>-<date>.json, is written anew after each part; its table is printed last.
+Runs every part (the modules beside this one) as a separate process with its own time limit: one that fails or hangs becomes
+a row and stops nothing. The record, gpu-<card>-<date>.json, is written anew after each part; its table is printed last.
 Then kernels/evidence.json, which decides what `auto` is, is made from all records there are.
 
 --dry runs every line of it on a CPU, with tiny shapes and the kernels interpreted; its record goes to runs/gpu.
@@ -51,7 +51,7 @@ def version(package: str) -> str | None:
 
 
 def machine(dry: bool) -> dict[str, Any]:
-    """Which card, and what it runs under. triton is the compiler of the kernels, by its own word."""
+    """The card and the software. triton: the version that the imported compiler reports."""
     card = "cpu" if dry else torch.cuda.get_device_name()
     versions = {package: found for package in PACKAGES if (found := version(package))}
     if "triton" in versions:

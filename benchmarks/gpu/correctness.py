@@ -1,6 +1,6 @@
 """Log-probs and both gradients against float64 at full size, against the interpreter, and from one run to the next.
 
-Every token has an upstream gradient of its own, as in preference losses. An implementation is right in bfloat16 where it
+Every token has a different upstream gradient, as in preference losses. An implementation is right in bfloat16 where it
 is no further from the truth than the logits written out in bfloat16 are, in float32 where it is within 1e-5 of it.
 """
 

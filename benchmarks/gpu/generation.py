@@ -6,9 +6,8 @@ Random weights put many scores close together, so responses part early; how many
 import argparse
 import importlib.util
 
-from align.generate.bench import ASKED, TOPICS, Contender, ours, theirs
-
 from align.data import encode_prompts, load_tokenizer
+from align.generate.bench import ASKED, TOPICS, Contender, ours, theirs
 from align.models import load_model
 from benchmarks.gpu import models
 from benchmarks.gpu.part import DEVICE, DRY, DTYPE, Part, milliseconds

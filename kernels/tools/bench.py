@@ -1,6 +1,6 @@
 """Time and peak memory of every log-prob implementation that this machine can run: `python -m kernels.tools.bench`.
 
-Nothing is timed before its values and gradients agree with reference.py in float64 on the very inputs of the timing.
+Nothing is timed before its values and gradients agree with reference.py in float64 on the inputs of the timing.
 The implementations then take turns, round by round, and each keeps its best time, so that a disturbance meets all of
 them alike. Every round draws its order: what ran just before decides what lies in the caches and what malloc has at
 hand. Ratios are to the materialised logits of reference.py.
