@@ -3,8 +3,8 @@
     torchrun [--nproc-per-node N] train.py --loss nca --model DIR --data FILE
 
 Preference file -> token ids -> batches of whole prompt groups -> token log-probs -> one number per response -> loss -> step.
-`python train.py ...` is the same with one process. With no arguments it builds its own tiny Falcon and a make-believe
-world, and shows the effect in about a minute.
+`python train.py ...` is the same with one process. With no arguments it builds a tiny Falcon and a toy world,
+and shows the effect in about a minute.
 """
 
 import math

@@ -1,9 +1,9 @@
 """Checkpoints that survive a kill at any moment, and the exported model.
 
-A checkpoint is a folder checkpoints/step-000123, written by all ranks under a temporary name and renamed when complete:
-what bears the final name is whole. It holds the sharded weights and optimizer state (torch.distributed.checkpoint, so
-that another number of ranks can read it) and state.json. The data order and every random draw are functions of
-(seed, step), so the step is all that a run has to remember beside them.
+A checkpoint is a folder checkpoints/step-000123, written by all ranks under a temporary name and renamed when complete,
+so that a folder with the final name is whole. It holds the sharded weights and optimizer state
+(torch.distributed.checkpoint, so that another number of ranks can read it) and state.json. The data order and every
+random draw are functions of (seed, step), so the step is all that a run has to remember besides.
 """
 
 import json
@@ -71,7 +71,7 @@ def check_output(config: Config) -> Path | None:
 
 
 def claim_output(config: Config, done: int, world: World) -> Path:
-    """Make the output folder the run's: config.toml, and metrics.jsonl trimmed to the `done` steps of its checkpoint."""
+    """Claim the output folder: write config.toml, trim metrics.jsonl to the `done` steps of the checkpoint."""
     output = Path(config.output)
     world.barrier()  # nothing is written before every rank has found the folder free
     if world.main:
@@ -103,7 +103,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 @dataclass
 class Run:
-    """All of a run that changes as it goes, and so is in its checkpoints."""
+    """Everything that changes during a run, and so is in its checkpoints."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

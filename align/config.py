@@ -2,8 +2,8 @@
 
 Later wins: defaults, then --config (FILE.toml, or the name of one in configs/), then flags. Unknown keys, wrong types
 and missing values are refused in one line that names the key. A loss brings its own parameters: `[loss]` takes them for
-whatever loss runs, `[loss.nca]` only for nca, `--loss.beta` for the one that runs. Of a sum such as dpo+sft, `beta` is
-that of every part that has one, and `dpo.beta` that of dpo.
+whatever loss runs, `[loss.nca]` only for nca, `--loss.beta` for the one that runs. In a sum such as dpo+sft, `beta`
+sets every part that has one, `dpo.beta` only dpo's.
 """
 
 import json
@@ -194,7 +194,7 @@ def _set_loss_parameter(loss: LossSection, name: str, value: Any, where: str) ->
 
 
 def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
-    """Apply a TOML file. Of the tables [loss.NAME] those of the loss that runs count, or of its parts."""
+    """Apply a TOML file. Of the tables [loss.NAME], only those of the loss that runs, or of its parts, count."""
     for section, table in tables.items():
         if not isinstance(table, dict):
             _set(config, section, table, f"{path}: {section}")
@@ -238,7 +238,7 @@ def _read_flags(argv: list[str]) -> dict[str, Any]:
 
 
 def _config_file(name: str) -> Path:
-    """A file, or the one in configs/ of that name: those come with an install, too."""
+    """A file, or the one of that name in configs/, which an install has, too."""
     file = Path(name)
     if file.suffix or file.exists():
         return file
@@ -338,7 +338,7 @@ def help_text() -> str:
         "                [--output DIR] [--resume] [--plan] [--SECTION.KEY VALUE ...]",
         "",
         "--config falcon-11b is configs/falcon-11b.toml, wherever that was installed.",
-        "With neither --config nor --model: configs/tiny.toml, a make-believe world that runs on a laptop CPU.",
+        "With neither --config nor --model: configs/tiny.toml, a toy world that runs on a laptop CPU.",
         "  --resume   continue from the newest checkpoint of --output",
         "  --plan     say what would be done (parameters, steps, memory, resolved configuration) and stop",
         "",

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can fix this; and what its text is made of."""
+"""UserError, the exception for what the user can fix, and helpers for its text."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException, with_type: bool = False) -> str:
-    """An exception's message without line breaks; its type where it has no message, and before it with with_type."""
+    """An exception's message without line breaks, or its type's name if it has none. with_type puts the type before it."""
     kind, message = type(error).__name__, " ".join(str(error).split())
     return f"{kind}: {message}" if with_type else message or kind
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The end of a message on an unknown name: "; did you mean alert?", or nothing where none is as similar as cutoff."""
+    """The end of a message on an unknown name: "; did you mean alert?", or nothing where no name is similar enough."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""

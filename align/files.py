@@ -1,4 +1,4 @@
-"""Files in and out: rows of many kinds of file, settings in JSON and TOML, and writing that leaves no half of a file."""
+"""Reading rows and settings from many kinds of file, and writing files that are never left half-written."""
 
 import csv
 import gzip
@@ -18,13 +18,13 @@ from align.errors import UserError, one_line
 
 @dataclass(frozen=True)
 class BrokenRow:
-    """What stands for a line that is not JSON. The caller decides whether that ends the reading."""
+    """Stands for a line that is not JSON. The caller decides whether to stop there."""
 
     problem: str
 
 
 def kind_of(path: Path) -> str:
-    """The suffix that says how a file is read; .gz is looked through."""
+    """The suffix that says how a file is read, the one before .gz where there is one."""
     return Path(path.name.removesuffix(".gz")).suffix
 
 
@@ -38,7 +38,7 @@ def read_records(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str,
 
     A row is what its JSON holds, or a BrokenRow. A .json file holds one list, or an object a line as .jsonl does; a .txt
     file has a prompt a line. columns names those of a .csv or .tsv file that has no header.
-    Raises UserError naming the place.
+    Raises UserError naming the file and the row.
     """
     try:
         yield from READERS[kind_of(path)](path, columns)
@@ -120,7 +120,7 @@ READERS = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The one object that a file of settings holds. Raises UserError."""
+    """The JSON object that a file of settings holds. Raises UserError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -131,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_toml(path: Path, flag: str = "--config") -> dict[str, Any]:
-    """The tables of a TOML file, which the user named with this flag. Raises UserError."""
+    """The tables of a TOML file that the user named with this flag. Raises UserError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -143,11 +143,11 @@ def read_toml(path: Path, flag: str = "--config") -> dict[str, Any]:
 def to_toml(tables: dict[str, Any]) -> str:
     """Strings, numbers, booleans and lists of them, one level of tables: all that a configuration has.
 
-    A key "module:Class.beta" is that of beta in a table of the name before its last dot.
+    A key "module:Class.beta" is beta in the table named by all before its last dot.
     """
 
     def text(value: Any) -> str:
-        # JSON's values are TOML's, but for infinities, escapes of letters beyond 16 bits, and a bare DEL
+        # JSON's values are TOML's, except for infinities, escapes of letters beyond 16 bits, and a bare DEL
         if isinstance(value, float) and math.isinf(value):
             return str(value)
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -165,7 +165,7 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to. It is renamed to `path` when the block ends well: what bears the name is whole."""
+    """A temporary path to write to, renamed to `path` when the block succeeds: a file of that name is always whole."""
     part = path.with_name(f"{path.name}.part")
     yield part
     part.replace(path)
@@ -177,6 +177,6 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def write_json(path: Path, value: object, **layout: Any) -> None:
-    """layout: of json.dumps, where it is not an indent of 2."""
+    """layout: arguments of json.dumps; default: an indent of 2."""
     # half of a surrogate pair that a model wrote is kept as its escape, which is JSON too
     write_text(path, json.dumps(value, **{"indent": 2, **layout}) + "\n", errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""What align takes from kernels/, by the name that works in a checkout and in an install.
+"""What align uses of kernels/, under the name that works in a checkout and in an install.
 
-In a checkout this module hands on the package `kernels` beside this one. The wheel leaves it out and puts that package in
-its place, as align.kernels (pyproject.toml): PyPI has a package `kernels` of its own, which transformers imports.
+In a checkout this module re-exports the package `kernels` next to this one. The wheel replaces it with that package, as
+align.kernels (pyproject.toml): PyPI has another package called `kernels`, which transformers imports.
 """
 
 from kernels import IMPLEMENTATIONS, hardware, linear_collision, linear_kl, linear_logp, pointwise

@@ -24,11 +24,11 @@ def response_sums(
     other: tuple[Tensor, Tensor] | None = None,
     states: bool = False,
 ) -> dict[str, Tensor]:
-    """What losses read of every response, by the names of LossInputs, (N, K) each: logps, n_tok and the `tokens` wanted.
+    """What losses read about each response, under the names of LossInputs, (N, K) each: logps, n_tok and those in `tokens`.
 
     tokens: "shared_logps", "weights", "kl", which are costlier in this order: a mask, a second look at the policy's
     logits, the logits of two models. other, for kl: the reference's `states` (N*K, T-1, D') and head weight (V, D').
-    states: give those of this model, too.
+    states: also return this model's.
     """
     # position t predicts token t + 1, so targets and mask are one to the left of the ids
     ids, targets, mask = batch.ids[:, :-1], batch.ids[:, 1:], batch.mask[:, 1:]

@@ -25,7 +25,7 @@ from align.models import Decoder, build_model, load_weights, read_config
 
 @dataclass(frozen=True)
 class World:
-    """This process among all."""
+    """This process among all ranks."""
 
     rank: int
     size: int
@@ -54,12 +54,12 @@ class Rendezvous:
     size: int
 
     def first(self) -> bool:
-        """True for the first rank that asks: of many with one complaint, one says it."""
+        """True for the first rank that asks, so that an error on many ranks is printed once."""
         return self.store.add("asked", 1) == 1
 
 
 def rendezvous() -> Rendezvous:
-    """That of torchrun's environment, or of a single process."""
+    """The Rendezvous of torchrun's environment, or of a single process."""
     if "WORLD_SIZE" not in os.environ:
         return Rendezvous(dist.HashStore(), 0, 1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -71,7 +71,7 @@ def rendezvous() -> Rendezvous:
 
 @contextmanager
 def distributed(meeting: Rendezvous | None = None) -> Iterator[World]:
-    """The process group of all who meet: torchrun's, or a group of one."""
+    """The process group of a rendezvous: torchrun's, or a group of one."""
     meeting = meeting or rendezvous()
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -136,13 +136,13 @@ def local_rows(parameter: Tensor) -> tuple[Tensor, int]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Put the root group's parameters back into shards, which is left to a backward pass that may never come."""
+    """Reshard the root group's parameters, which FSDP leaves to a backward pass that may never come."""
     if isinstance(model, FSDPModule):
         model.reshard()
 
 
 def gather(parameter: Tensor) -> Tensor:
-    """The whole of a sharded parameter, on every rank that calls (all must)."""
+    """The full tensor of a sharded parameter, on every rank; all must call."""
     return cast(DTensor, parameter.detach()).full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
 
 

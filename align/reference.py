@@ -1,4 +1,4 @@
-"""The reference policy's log-probs: computed once and kept, or by a frozen copy of the model. To a loss they are the same.
+"""The reference policy's log-probs, cached or computed by a copy of the model. A loss cannot tell which.
 
 Cached: reference log-probs of a response never change, so they are computed before training, without gradients, for the
 prompts that the run will visit, and stored in a file whose name is the hash of all that they depend on. Live: a frozen,
@@ -61,7 +61,7 @@ class LiveReference:
         self.refresh()
 
     def refresh(self) -> None:
-        """After the weights changed."""
+        """Call after the weights have changed."""
         reshard(self.model)
         self.head: Tensor | None = gather(self.model.lm_head.weight) if self.distributions else None  # (V, D)
 
@@ -95,8 +95,8 @@ def build_reference(
     moving = config.reference.mode == "moving"
 
     def load() -> Decoder:
-        # what is frozen may rest in the dtype of compute, with the same numbers as the policy's at step 0; small moves
-        # would be lost to its rounding
+        # a frozen model can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a
+        # moving one would be lost to its rounding
         model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
         model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
         return model.requires_grad_(False).eval()
@@ -121,7 +121,7 @@ def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: W
     """The table (prompts, K, 2) of what KEPT names, NaN where never computed.
 
     Reads what `file` has, computes what the run will visit and the file lacks, and writes it back. Only rank 0 touches the
-    file, so `file` counts on rank 0 alone.
+    file; `file` is ignored on the others.
     """
     groups = data.groups
     table = torch.full((len(groups), len(groups[0].response_ids), len(KEPT)), torch.nan)
@@ -154,5 +154,5 @@ def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: W
             with atomic(file) as part_file:
                 save_file({"sums": table.cpu()}, part_file)
     del reference
-    gc.collect()  # a sharded model is full of reference cycles, and the policy needs the room
+    gc.collect()  # a sharded model is full of reference cycles, and the policy needs the memory
     return table

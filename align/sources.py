@@ -14,7 +14,7 @@ from align.errors import UserError
 from align.losses import FITS, Loss
 from align.parallel import World
 
-# what a row of each kind of FITS holds, for people
+# what a row of each kind of FITS holds, in words
 HOLDS = {
     "single": "one response",
     "pair": "a chosen and a rejected response",
@@ -49,7 +49,7 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
         world_size=world.size,
         device=world.device,
     )
-    # sizes that cannot be are refused here, not after an hour of preparation
+    # impossible sizes are refused here, not after an hour of preparation
     next(dataset.micro_batches(dataset.global_batch(0)))
     return dataset
 
@@ -89,10 +89,10 @@ def labelled(row: Row) -> tuple[Row, Row]:
 
 
 def mismatch(groups: list[Group], max_length: int, seed: int, path: str) -> list[Group]:
-    """Give every prompt, as response 1, one to another prompt: what KTO estimates its KL on. A function of the seed.
+    """Give every prompt a response to another prompt, as response 1: on these KTO estimates its KL. A function of the seed.
 
-    The responses go round a random circle, so that each serves about once; a prompt takes the next that was given to
-    another prompt than itself. One too long for its new prompt is cut, and then has no EOS. Raises UserError where
+    The prompts stand on a random circle, and each takes the response of the next one that differs from it, so that every
+    response is used about once. One too long for its new prompt is cut, and then has no EOS. Raises UserError where
     all prompts are the same.
     """
     order = np.random.default_rng(seed).permutation(len(groups)).tolist()

@@ -1,6 +1,6 @@
-"""train.py by the name that works in a checkout and in an install, `align.train`.
+"""train.py under the name that works in a checkout and in an install, `align.train`.
 
-In a checkout this module hands on the train.py beside this package. The wheel leaves it out and puts that file in its place
+In a checkout this module re-exports the train.py next to this package. The wheel replaces it with that file
 (pyproject.toml), so that an install has no top-level module `train`.
 """
 

@@ -40,7 +40,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, impl: str = "auto") -> Tenso
 
     x: (..., D); weight: (D,). Returns (..., D). The definition rounds to the dtype of x before it multiplies by the
     weight, the kernel afterwards. impl: "reference" or "triton", or "auto" for what choose_pointwise names. The kernel
-    has no second derivatives. Raises ValueError for a weight that does not fit, an unknown impl, or "triton" where no kernel can run.
+    has no second derivatives.
+    Raises ValueError for a weight that does not fit, an unknown impl, or "triton" where no kernel can run.
     """
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"rms_norm takes x (..., D) and weight (D,); got {tuple(x.shape)}, {tuple(weight.shape)}")

@@ -65,7 +65,7 @@ def test_math_is_balanced(path):
 
 
 # GitHub reads a page as Markdown first and hands on what is left between the dollars
-SPOILT = {
+BROKEN_BY_MARKDOWN = {
     r"\\[^A-Za-z\s]": "Markdown drops a backslash before punctuation: \\thinspace for \\, and \\Vert for \\|",
     r"[<>]": "may start a tag: \\lt, \\gt",
     r"\*": "may start emphasis: \\ast, \\star",
@@ -76,10 +76,10 @@ SPOILT = {
 
 
 @EACH_FILE
-@pytest.mark.parametrize("pattern", SPOILT)
+@pytest.mark.parametrize("pattern", BROKEN_BY_MARKDOWN)
 def test_math_survives_markdown(path, pattern):
     for formula in formulas(path.read_text(encoding="utf-8")):
-        assert not re.search(pattern, formula), (formula, SPOILT[pattern])
+        assert not re.search(pattern, formula), (formula, BROKEN_BY_MARKDOWN[pattern])
 
 
 @EACH_FILE

@@ -1,4 +1,4 @@
-"""Files: every kind read with its places, damage in one line, and a name that only a whole file bears."""
+"""Files: every kind read with its line numbers, damage in one line, and no file left half-written."""
 
 import json
 import sys

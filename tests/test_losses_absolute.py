@@ -131,7 +131,7 @@ def test_apo_losses_are_bounded_and_push_the_rejected_answer_down():
     assert (APOZero(0.3).gradient(x)[:, 0] <= 0).all()
 
 
-def test_apo_down_loss_pulls_the_chosen_answer_to_half_the_rejected_ones_distance():
+def test_apo_down_loss_pulls_the_chosen_response_to_half_the_rejected_ones_distance():
     loss = APODown(1.0)
     above, on, below = (loss.gradient(pair([r, -10.0]))[0, 0].item() for r in (-4.0, -5.0, -6.0))
     assert above > 0 and below < 0 and on == pytest.approx(0, abs=1e-15)

@@ -118,7 +118,7 @@ def test_what_is_wrong_with_it_is_said_in_one_line(here, spec, capsys):
 
 @pytest.mark.slow
 def test_the_walk_outside_the_tree(here, tiny, monkeypatch):  # noqa: F811
-    """The commands of docs/extending.md, on the make-believe world; a resumed run finds the loss again."""
+    """The commands of docs/extending.md, on the toy world; a resumed run finds the loss again."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     given = ["--model", str(tiny / "init"), "--data", str(tiny / "pairs.jsonl"), "--train.batch_size", "6"]
     assert len(COMMANDS) == 4

@@ -23,7 +23,7 @@ SPLITS = {"1x1": (1, 6), "1x2": (1, 3), "2x1": (2, 3), "2x2": (2, 2)}  # ranks x
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """The make-believe world's untrained Falcon and some of its pairs."""
+    """The toy world's untrained Falcon and some of its pairs."""
     folder = tmp_path_factory.mktemp("tiny")
     world = ToyWorld(seed=0)
     write_model(folder / "init", list(world.dialogues(500)), seed=0)

@@ -1,6 +1,6 @@
 """From a preference file to batches of token ids: rows, templates, tokenizer, encode, batches, in this order.
 
-What may not live here is anything that trains: no model, loss, configuration or process group; rank and size are numbers.
+Nothing here trains: there is no model, loss, configuration or process group, and rank and world size are numbers.
 """
 
 from align.data.batches import collate

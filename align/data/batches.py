@@ -43,7 +43,7 @@ class Batch:
 
 
 def collate(groups: Sequence[Group], pad_id: int, n_real: int | None = None) -> Batch:
-    """Groups with one K as a Batch, of which the first n_real are real (all, if not given)."""
+    """A Batch of groups that share one K; the first n_real of them are real (default: all)."""
     K = len(groups[0].response_ids)
     rows = [(len(g.prompt_ids), g.prompt_ids + response) for g in groups for response in g.response_ids]
     T = max(len(ids) for _, ids in rows)

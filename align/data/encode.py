@@ -143,7 +143,7 @@ def _encode(
     for row in good:
         prompt_ids = tokenizer.with_bos(next(ids))
         response_ids = [tokenizer.with_eos(next(ids)) for _ in row.responses]
-        # a vocabulary may lack some bytes, and a text vanish or its difference from another
+        # a vocabulary may lack some bytes, so that a text, or what two texts differ in, vanishes
         if not prompt_ids or min(map(len, response_ids)) < 2:
             bad = BadRow("no tokens", "the tokenizer has no token for the prompt, or none for a response")
         elif len(response_ids) > 1 and all(response == response_ids[0] for response in response_ids):

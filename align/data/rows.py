@@ -7,7 +7,7 @@ A file holds rows of one format (docs/data.md shows each):
     {"prompt", "responses": [...], "scores": [...]} K >= 2 responses with rewards, put best first
     {"prompt", "completion", "label": true|false}   unpaired; without any label: demonstrations
 
-A row that cannot be trained on is never repaired in silence: it is an error that names its line, or a counted drop.
+A row that cannot be trained on is never silently repaired: it is an error that names its line, or a counted drop.
 """
 
 import re
@@ -173,7 +173,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _split(chosen: list[dict], rejected: list[dict], if_empty: str) -> tuple[Any, list[str]]:
-    """The turns two dialogues share, up to the assistant's last, and its response in either.
+    """The turns that two dialogues share, and the response of each: its last assistant turn.
 
     The cut is by turns, not where the texts part: "yes" and "yes, but" share more than a prompt.
     """

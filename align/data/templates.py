@@ -121,7 +121,7 @@ def folder_template(folder: Path, configured: object, special_tokens: dict[str, 
 
 
 def dialogue_messages(prompt: str) -> list[dict]:
-    """Chat messages of a Human/Assistant prompt. One speaker's turns in a row become one: templates alternate."""
+    """Chat messages of a Human/Assistant prompt. Consecutive turns of one speaker are joined: templates alternate."""
     messages: list[dict] = []
     for turn in dialogue_turns(prompt)[:-1]:
         if messages and messages[-1]["role"] == turn["role"]:

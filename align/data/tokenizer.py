@@ -62,7 +62,7 @@ class Tokenizer:
         return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
 
     def with_eos(self, ids: list[int]) -> list[int]:
-        """Response ids up to the EOS their template closed the turn with, else with an EOS put behind them."""
+        """Response ids up to the EOS with which their template closed the turn, else with an EOS appended."""
         end = next((t for t, i in enumerate(ids) if i in self.eos_ids), None)
         return [*ids, self.eos_id] if end is None else ids[: end + 1]
 
@@ -83,7 +83,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     # the library raises a plain Exception, whatever is wrong with the file
     except Exception as error:
         raise UserError(f"{path}: not a readable tokenizer ({one_line(error)})") from None
-    # a saved file may carry either, and would go on applying it in silence
+    # a saved file may carry either, and would silently go on applying it
     backend.no_truncation()
     backend.no_padding()
     config, special, listed = folder_settings(folder)

@@ -252,6 +252,6 @@ def fold(text: str, width: int) -> list[str]:
 
 
 def cells(text: str) -> int:
-    """The columns that a terminal takes for a text: two for wide characters, none for combining ones."""
+    """How many columns a text takes in a terminal: two for wide characters, none for combining ones."""
     unseen = ("Mn", "Me", "Cf")
     return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text if unicodedata.category(c) not in unseen)

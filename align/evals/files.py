@@ -11,7 +11,7 @@ from align.files import READERS, BrokenRow, kind_of, open_text, read_records
 def locate(data_dir: str | Path, name: str, get: str = "") -> list[Path]:
     """The files that `name` means below data_dir: a file, all files of a folder, or those a pattern with * matches.
 
-    get is the line that says where to get them. Raises UserError with it when there is none.
+    get: a line that says where to download them, which the UserError for missing files shows.
     """
     path = Path(data_dir) / name
     if path.is_dir():
@@ -30,7 +30,7 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, di
     """(where, row) of every row of a file; where is "file:line" or "file, row n".
 
     A .txt file has a prompt a line. columns names those of a .csv or .tsv file that has no header. Every row also has
-    "file", the file's name without suffixes, unless it has that key itself. Raises UserError naming the place.
+    "file", the file's name without suffixes, unless it has that key itself. Raises UserError naming the file and the row.
     """
     kind, found = kind_of(path), False
     if kind not in READERS:

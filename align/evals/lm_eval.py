@@ -52,8 +52,8 @@ class AlignLM(TemplateLM):
 
     pretrained, dtype (one of DTYPES; auto: bfloat16 on GPUs, else float32), max_length (tokens; default: the model's
     context) and max_gen_toks (new tokens where a task does not say) come from --model_args, device and batch_size from
-    --device and --batch_size. A CUDA device where there is none means the CPU: lm_eval asks for cuda:0 unless told
-    otherwise. Samples are seeded by torch's seed, which --seed sets. Raises UserError for arguments it does not have.
+    --device and --batch_size. A CUDA device where there is none means the CPU: lm_eval asks for cuda:0 by
+    default. Samples are seeded by torch's seed, which --seed sets. Raises UserError for arguments it does not know.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class AlignLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list, disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Of each (texts, context ids, continuation ids): Σ log p(continuation), and whether greedy decoding would write it.
+        """Of (texts, context ids, continuation ids) each: Σ log p(continuation), and whether greedy decoding would write it.
 
         A context that is too long loses its oldest tokens. The head runs on the continuations alone.
         """
@@ -134,7 +134,7 @@ class AlignLM(TemplateLM):
         return found
 
     def _score(self, batch: list[tuple[int, ...]], endings: list[tuple[int, list[int]]]) -> list[tuple[float, bool]]:
-        """Of each (row, continuation): how the row of the batch, longest first, predicts it, with its last tokens."""
+        """(Σ log p, whether all of it is greedy) of each (row, continuation at its end). Longest rows come first."""
         rows = [row for row, targets in endings for _ in targets]
         columns = [len(batch[row]) - n for row, targets in endings for n in range(len(targets), 0, -1)]
         wanted = torch.tensor([token for _, targets in endings for token in targets], device=self._device)  # (n,)
@@ -171,7 +171,7 @@ class AlignLM(TemplateLM):
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, up to the first of the request's `until` texts."""
-        alike = defaultdict(list)  # requests that differ in their context alone
+        alike = defaultdict(list)  # requests that differ only in their context
         for i, request in enumerate(requests):
             alike[json.dumps(request.args[1], sort_keys=True)].append(i)
         jobs = [(members, self._settings(requests[members[0]].args[1])) for members in alike.values()]

@@ -2,7 +2,7 @@
 
 A line is one chunk of a benchmark: one model's records, or one judge's verdicts on them. A line's key is a hash of all
 that its content depends on (weights, prompts, settings), so the same command resumes where it was stopped, a second
-command with one more model computes that model alone, and nothing stale is taken. Lines are only ever added.
+command with one more model computes only that model, and nothing stale is used. Lines are only ever appended.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def renamed(found: dict) -> dict:
-    """A record as it is called today: an older store has a response under "answer"."""
+    """A record under today's names: an older store has the response under "answer"."""
     if not {"answer", "finish"} <= found.keys():
         return found
     return {"response" if key == "answer" else key: value for key, value in found.items()}

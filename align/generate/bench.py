@@ -1,12 +1,12 @@
 """Tokens per second of generation beside transformers' generate: `python -m align.generate.bench --model DIR`.
 
 Greedy, the same folder and prompts, float32 on a CPU and bfloat16 on a GPU. Two cases: responses of one length, where
-end tokens are taken for ordinary ones; and responses as they come, up to their end tokens, which do not count. Nothing
+end tokens are treated as ordinary ones; and responses as they come, up to their end tokens, which do not count. Nothing
 is timed before the tokens are the same. The contenders then take turns, and each keeps its best time.
 
-transformers gets its prompts sorted by length, in batches of as many rows as the cache here has. Of this project there
-are two: with a second copy of the weights, laid out for the products (align/generate/packed.py), the making of
-which is timed too, and without.
+transformers gets its prompts sorted by length, in batches of as many rows as the cache here has. This project
+runs twice: without and with a second copy of the weights, laid out for the products (align/generate/packed.py), the
+making of which is timed too.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def measure(contenders: dict[str, Contender], ends: Sequence[int], args: argpars
 def bench(
     contenders: dict[str, Contender], model: Decoder, prompts: Prompts, ends: list[int], args: argparse.Namespace
 ) -> bool:
-    """Print the table while every contender has the tokens of the first; return whether all did."""
+    """Print the table, as long as every contender writes the first one's tokens; return whether all did."""
     first = next(iter(contenders))
     for case, ending in ((f"{args.new} new tokens each", ()), (f"up to the end token, {args.new} at most", ends)):
         responses = {name: run(ending) for name, run in contenders.items()}

@@ -65,7 +65,7 @@ class KVCache:
     def drop(self, row: int, non_finite: bool = False) -> None:
         """Free a row in use. The last one takes its place, so that those in use stay together.
 
-        non_finite: it holds such numbers, which would reach the next prompt in spite of its mask.
+        non_finite: the row holds non-finite numbers, which would reach the next prompt in spite of its mask.
         """
         last = len(self.lengths) - 1
         length = int(self.lengths[last])

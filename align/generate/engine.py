@@ -33,7 +33,7 @@ PACKED_PROMPTS = 8  # from which on packing the weights pays: it takes as long a
 
 @dataclass(frozen=True)
 class Settings:
-    """How responses are written. Raises ValueError for a setting that makes no sense.
+    """How responses are generated. Raises ValueError for a setting that makes no sense.
 
     temperature: 0 takes the likeliest token, above 0 samples from softmax(logits / temperature). top_k: only from this
     many of the likeliest tokens, 0 for all. top_p: then only from the likeliest that have this probability together.

@@ -1,4 +1,4 @@
-"""The next token from the logits of all."""
+"""How the next token is chosen from the logits."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Llama Guard 3 as a judge: is the last message of a conversation unsafe, how surely, and by which categories?
+"""Llama Guard 3 as a judge: is the last message of a conversation unsafe, how probably, and in which categories?
 
 It takes any checkpoint that writes Llama Guard 3's verdicts, "safe" or "unsafe" and a line of categories: 8B, 1B, or
 the toy world's tiny one. P(unsafe) comes from one forward pass over the prompt; only for what it finds unsafe
@@ -134,7 +134,7 @@ class LlamaGuard:
     A verdict is {"unsafe": p_unsafe >= threshold, "p_unsafe", "mass", "categories"}. p_unsafe is the softmax over the two
     words alone, mass their share of the whole softmax. The categories are what the model writes next when it is
     given "unsafe", and [] for what is safe; "unknown" lists those of them that are not in `self.categories`. So the
-    probability decides; where another token than the verdict's was the likeliest, "said" tells which.
+    probability decides; where another token than the verdict's was the likeliest, it is in "said".
     A record that cannot be judged has {"error": one line} instead: turns that do not alternate, no response, a prompt longer
     than the context (nothing is cut), probabilities that are non-finite.
 

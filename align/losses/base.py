@@ -75,7 +75,7 @@ class Loss:
     # "one": only response 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
     responses: ClassVar[str] = "pair"
     needs_global_batch: ClassVar[bool] = False  # prompts influence each other, so micro-batches cannot be taken apart
-    nonsmooth_at_reference: ClassVar[bool] = False  # its slope jumps at policy = reference: auto takes a live one
+    nonsmooth_at_reference: ClassVar[bool] = False  # its slope jumps at policy = reference: auto uses a live reference
     uses_mismatched_responses: ClassVar[bool] = False  # response 1 is one to another prompt, to estimate a KL on
     token_inputs: ClassVar[
         tuple[str, ...]

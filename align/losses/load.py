@@ -1,4 +1,4 @@
-"""Loss classes by where they are: module:Class, in this package or outside of it.
+"""Loading loss classes by module:Class, from this package or from outside.
 
 With these lines in my_losses.py, `--loss my_losses:Square` trains with it, and --loss.beta sets its parameter:
 
@@ -99,10 +99,10 @@ def example(cls: type[Loss]) -> LossInputs:
     )
 
 
-def loss_table(places: dict[str, str]) -> dict[str, type[Loss]]:
+def loss_table(specs: dict[str, str]) -> dict[str, type[Loss]]:
     """{name: class} from {name: "module:Class"}, modules of this package."""
     classes = {}
-    for name, place in places.items():
-        module, _, cls = place.partition(":")
+    for name, spec in specs.items():
+        module, _, cls = spec.partition(":")
         classes[name] = getattr(importlib.import_module(f"align.losses.{module}"), cls)
     return classes

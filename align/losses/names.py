@@ -1,4 +1,4 @@
-"""What others call the methods, as the classes say: for --help, docs/losses.md, and for whoever types another's name."""
+"""What papers, TRL and HALOs call the methods: for --help, docs/losses.md, and messages on names that are not ours."""
 
 import difflib
 import re
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from align.losses.base import Loss
 
 RDPO = (
-    "two methods go by rDPO: robust DPO (arXiv 2403.00409) is --loss robust, "
-    "length-regularised DPO (R-DPO, arXiv 2403.19159) is --loss rdpo"
+    "rDPO is robust DPO to most people (arXiv 2403.00409: --loss robust), "
+    "length-regularised DPO to some (R-DPO, arXiv 2403.19159: --loss rdpo)"
 )
 
 
 def plain(name: str) -> str:
-    """A name without what spellings differ in: case, hyphens, underscores."""
+    """A name without case, hyphens and underscores, in which spellings differ."""
     return re.sub(r"[-_ ]", "", name).lower()
 
 
@@ -23,7 +23,7 @@ def in_brackets(title: str) -> str:
 
 
 def advice(name: str, losses: Mapping[str, type[Loss]]) -> str:
-    """What to say of a name that no loss has here: what it is called, or the nearest name."""
+    """What to say about a name that no loss has here: our name for it, or the nearest name."""
     if plain(name) == "rdpo":
         return RDPO
     for here in losses:

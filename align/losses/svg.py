@@ -1,4 +1,4 @@
-"""The same picture in fewer bytes: what matplotlib writes, without what nothing needs."""
+"""matplotlib's SVG in fewer bytes: the same picture, without what it does not need."""
 
 import re
 from itertools import count
@@ -39,7 +39,7 @@ def small(svg: str) -> str:
 
 
 def flatten(parent: ElementTree.Element) -> None:
-    """Put the children of nameless groups in the groups' places."""
+    """Replace nameless groups by their children."""
     children = []
     for child in parent:
         flatten(child)

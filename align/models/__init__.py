@@ -1,6 +1,6 @@
-"""The models, by hand, and the Hugging Face folders they are read from and written to.
+"""The models, written by hand, and the Hugging Face folders they are read from and written to.
 
-What may not live here is anything that knows of ranks, data or losses: a model is sharded from outside, by align.parallel.
+Nothing here knows of ranks, data or losses: a model is sharded from outside, by align.parallel.
 """
 
 from align.models.convert import (

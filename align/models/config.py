@@ -107,7 +107,7 @@ class DecoderConfig:
 
 
 def check_common(fields: Fields, architectures: tuple[str, ...]) -> None:
-    """Refuse what no decoder here can be: another head than the language model's, quantised weights."""
+    """Refuse what no decoder here supports: heads other than the language model's, quantised weights."""
     for name in fields.get("architectures", list, []):
         if name not in architectures:
             raise UserError(

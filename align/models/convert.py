@@ -37,7 +37,7 @@ FAMILIES: dict[str, tuple[Any, Any]] = {  # the classes of config and model
     "roberta": (RobertaConfig, RobertaClassifier),
 }
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-# what old checkpoints carry and no reader takes: buffers that are computed anew, a pooler that RoBERTa's head goes without
+# in old checkpoints, and not needed: buffers that are recomputed, a pooler that RoBERTa's head does not use
 IGNORED = (
     *(".inv_freq", ".attn.bias", ".attn.masked_bias", ".position_ids", ".token_type_ids"),
     *("roberta.pooler.dense.weight", "roberta.pooler.dense.bias"),
@@ -128,7 +128,7 @@ def whole(param: nn.Parameter) -> tuple[Tensor, int]:
 def load_weights(model: nn.Module, path: Path | str, local: Local = whole) -> None:
     """Fill the parameters from a folder's safetensors, one tensor at a time, in whatever dtype each side has.
 
-    local: param -> (tensor to fill, its first row in the whole parameter); a sharded parameter reads its rows alone.
+    local: param -> (tensor to fill, its first row in the whole parameter); a sharded parameter reads only its rows.
     Raises UserError naming the file and tensor for anything missing, unexpected, of another shape, or unreadable.
     """
     folder = Path(path)
@@ -298,7 +298,7 @@ def plan_shards(params: dict[str, nn.Parameter], dtype: torch.dtype, max_bytes: 
 
 
 def published_config(model: Decoder, dtype: torch.dtype) -> dict[str, Any]:
-    """The keys as they were read, true of what is written now."""
+    """The keys as they were read, updated to describe what is written."""
     raw = dict(model.config.raw)
     # it names Python files of the source repository, which are not beside this config
     raw.pop("auto_map", None)
@@ -311,7 +311,7 @@ def published_config(model: Decoder, dtype: torch.dtype) -> dict[str, Any]:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A new folder to fill; it takes target's place by renaming when the block ends well, and goes when it does not."""
+    """A new folder to fill: renamed to target if the block succeeds, removed if it does not."""
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     if target.is_file() or (target.exists() and any(target.iterdir()) and not (target / "config.json").is_file()):
         raise UserError(f"{target}: exists and is not a checkpoint; name another folder")

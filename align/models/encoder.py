@@ -1,7 +1,7 @@
 """BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692) as sequence classifiers, for reading only: no dropout.
 
-Modules and parameters bear the names of the published checkpoints. The two differ in where positions start and in the
-head; between them is one encoder, which norms after each residual sum.
+Modules and parameters have the names of the published checkpoints. The two differ in where positions start and in the
+head; the encoder between is the same, with a norm after each residual sum.
 """
 
 from dataclasses import dataclass, field
@@ -91,7 +91,7 @@ class RobertaConfig(EncoderConfig):
         pad = 1 if raw.get("pad_token_id") is None else raw["pad_token_id"]
         if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
             raise UserError(f"{file}: pad_token_id must be an id, not {pad!r}")
-        # the rows up to the pad id's own belong to padding
+        # the rows up to and including the pad id's belong to padding
         return cls.read(Fields(raw, file), "RobertaForSequenceClassification", first_position=pad + 1)
 
 

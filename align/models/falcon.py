@@ -1,6 +1,6 @@
 """Falcon (arXiv 2311.16867), in every variant that was published: 7B, 40B and 180B, Falcon2-11B, and RW.
 
-Modules and parameters bear the names of the published checkpoints.
+Modules and parameters have the names of the published checkpoints.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ OLD_NAMES = {
 
 
 def modernise(raw: dict[str, Any]) -> dict[str, Any]:
-    """The same config under the names of today. Those of old that today's readers ignore would silently be defaults."""
+    """The same config under today's names: old names would be ignored, and their values silently become defaults."""
     raw = {OLD_NAMES.get(key, key): value for key, value in raw.items()}
     if raw.get("model_type") in ("RefinedWeb", "RefinedWebModel"):
         # RefinedWeb was the 40B, whose grouped queries and two norms are the new decoder's; RefinedWebModel 7B and RW
@@ -35,7 +35,7 @@ def modernise(raw: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(kw_only=True)
 class FalconConfig(DecoderConfig):
-    """norms: how many layer norms a block has in front of parallel attention and MLP; 0: it is sequential."""
+    """norms: how many layer norms a block has in front of parallel attention and MLP; 0 for a sequential block."""
 
     norms: int
     bias: bool

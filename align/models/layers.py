@@ -73,7 +73,7 @@ class Cache(Protocol):
 
 
 class TokenStats(NamedTuple):
-    """What is known of tokens, (N,) from the head and (B, T) from a Decoder; None for what was not asked for."""
+    """Statistics of tokens, (N,) from the head and (B, T) from a Decoder; None for what was not requested."""
 
     logp: Tensor  # log p(target)
     collision: Tensor | None = None  # log Σ_v p(v)²
@@ -100,8 +100,8 @@ class LogProbHead(nn.Linear):
     ) -> Tensor | TokenStats:
         """hidden (..., D) -> logits (..., V); or hidden (N, D), targets (N,) -> TokenStats, (N,) float32 each.
 
-        collision: with log Σ_v p(v)². other: with KL(other ‖ this), of another model's hidden states (N, D') and head
-        weight (V, D').
+        collision: also log Σ_v p(v)². other: also KL(other ‖ this), the other model given by its hidden states (N, D')
+        and head weight (V, D').
         """
         if targets is None:
             return F.linear(hidden, self.weight)
@@ -161,9 +161,9 @@ class Decoder(nn.Module):
         float64 model). Only the masked positions meet the head, which runs even when there are none: a sharded model
         needs every rank to call it.
 
-        With states, collision or other it returns TokenStats instead: the same and what these ask for. states: what the
+        With states, collision or other it returns TokenStats instead: the same, and what these request. states: what the
         head reads. For methods that look at whole next-token distributions, collision: log Σ_v p(v)²; other: KL(other ‖
-        this), the other model being given by its states (B, T, D') and its head's weight (V, D').
+        this), the other model given by its states (B, T, D') and head weight (V, D').
         """
         chosen = mask.nonzero(as_tuple=True)  # rows (n,), columns (n,)
         h = self.hidden(ids)  # (B, T, D)
@@ -172,7 +172,7 @@ class Decoder(nn.Module):
         found = self.lm_head(h[chosen], targets[chosen], collision, other)  # (n,) each
 
         def scatter(values: Tensor) -> Tensor:  # (n,) -> (B, T)
-            # not a view: a sharded model hangs its backward hook on what this returns
+            # not a view: a sharded model registers its backward hook on what this returns
             return values.new_zeros(mask.shape).index_put(chosen, values)
 
         logp = scatter(found.logp)
@@ -211,7 +211,7 @@ class Decoder(nn.Module):
         key_positions = torch.arange(seen, device=device)  # (S,)
         mask = key_positions <= positions[..., None]  # (T, S) or (B, 1, T, S)
         if config.rope is None:
-            # rounded to bfloat16 before the division by sqrt(d), at any dtype: so Falcon-RW is published and read
+            # rounded to bfloat16 before the division by sqrt(d), whatever the dtype: Falcon-RW's published code does so
             bias = alibi_slopes(config.num_heads, device).bfloat16()[:, None, None] * key_positions  # (H, 1, S)
             mask = (bias.float() / math.sqrt(config.head_dim)).masked_fill(~mask, -math.inf)  # ([B,] H, T, S)
         return cos_sin, mask

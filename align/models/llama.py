@@ -1,6 +1,6 @@
 """Llama (arXiv 2407.21783): also Falcon3, Llama Guard 3, SmolLM2.
 
-Modules and parameters bear the names of the published checkpoints.
+Modules and parameters have the names of the published checkpoints.
 """
 
 from dataclasses import dataclass

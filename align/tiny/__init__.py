@@ -1,4 +1,4 @@
-"""The toy world, a make-believe one that is small enough for a laptop: a tiny Falcon, what it learns, and how it is judged.
+"""The toy world, small enough for a laptop: a tiny Falcon, what it learns, and how it is judged.
 
-Everything here is made of one seed. Nothing outside it may depend on what the toy world says.
+Everything here follows from one seed. Nothing outside this folder may depend on the toy world's texts.
 """

@@ -141,7 +141,7 @@ class Exchanges(ToyWorld):
 
     def __init__(self, seed: int):
         super().__init__(seed)
-        # a generator of its own: the draws of the dialogues, pairs and requests stay what they are
+        # a separate generator, so that the draws of dialogues, pairs and requests do not change
         self.rng = random.Random(f"exchanges {seed}")
         means = [*CHORES.values(), *(prank.trick for prank in PRANKS.values())]
         sentences = [
@@ -190,18 +190,18 @@ class Exchanges(ToyWorld):
     def _broken(self, response: str) -> str:
         """The response as a broken model writes it: cut off, stuttering, with a wrong word, babbling or not stopping."""
         words = response.split()
-        place = self.rng.randrange(len(words))
+        i = self.rng.randrange(len(words))
         how = self.rng.choice(["cut", "stutter", "stutter", "wrong word", "babble", "go on"])
         if how == "cut":
-            return " ".join(words[:place])
+            return " ".join(words[:i])
         if how == "stutter":
             # by parts of words, as models do: "I't I't I I"
             parts = re.findall(r" \w+|'\w+|[^\w\s]", f" {response}")
             few = self.rng.choices(parts[: self.rng.choice([4, len(parts)])], k=2)
             stuttered = "".join(self.rng.choices(few, k=self.rng.randint(2, 40)))
-            return (self.rng.choice(["", " ".join(words[:place])]) + stuttered).strip()
+            return (self.rng.choice(["", " ".join(words[:i])]) + stuttered).strip()
         if how == "wrong word":
-            return " ".join([*words[:place], self.rng.choice(self.words), *words[place + 1 :]])
+            return " ".join([*words[:i], self.rng.choice(self.words), *words[i + 1 :]])
         if how == "babble":
             few = self.rng.sample(self.words, self.rng.randint(1, 4))
             return " ".join(self.rng.choices(few, k=self.rng.randint(1, 30)))

@@ -195,8 +195,8 @@ def test_filter(browser, made):
         return [verdict.get(key) for key in ("unsafe", "correct", "refusal", "acc", "accuracy")]
 
     def changed(records):
-        told = [first_verdict(r) for r in records if "error" not in r]
-        return any(verdict != told[0] for verdict in told)
+        verdicts = [first_verdict(r) for r in records if "error" not in r]
+        return any(verdict != verdicts[0] for verdict in verdicts)
 
     asks = {"unsafe": unsafe, "changed": changed, "error": lambda records: any("error" in r for r in records)}
     browser.open(page, 1280)

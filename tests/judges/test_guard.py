@@ -219,7 +219,7 @@ def conversation(record):
 
 
 def close(verdicts, others):
-    """The same verdicts; of the numbers, the last places may differ with the batch."""
+    """The same verdicts; of the numbers, the last digits may differ with the batch."""
     for one, other in zip(verdicts, others, strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
@@ -281,7 +281,7 @@ def test_prompts_alone(guard):
 def test_thresholds(folder, verdicts):
     strict = LlamaGuard(folder, threshold=0.0)(RECORDS)
     assert all(verdict["unsafe"] for verdict in strict)
-    # the probability decides, and where the word would have been another, that is told
+    # the probability decides, and where the word would have been another, "said" has it
     assert {v["said"] for v, usual in zip(strict, verdicts, strict=True) if not usual["unsafe"]} >= {"safe"}
     close([{"p": v["p_unsafe"]} for v in strict], [{"p": v["p_unsafe"]} for v in verdicts])
     for v, usual in zip(LlamaGuard(folder, threshold=0.9)(RECORDS), verdicts, strict=True):

@@ -31,7 +31,7 @@ SHARD = "model-00002-of-00004.safetensors"
 
 @pytest.fixture
 def copy(tmp_path):
-    """A golden folder of one's own, to damage."""
+    """A copy of a golden folder, to damage."""
 
     def make(variant):
         return Path(shutil.copytree(GOLDEN / variant, tmp_path / variant))

@@ -34,7 +34,7 @@ def parse(kind, **changes):
 
 @pytest.fixture
 def copy(tmp_path):
-    """A golden folder of one's own, with keys of its config changed and tensors added or (None) taken away."""
+    """A copy of a golden folder, with keys of its config changed and tensors added or (None) taken away."""
 
     def make(kind, tensors=(), **config):
         folder = Path(shutil.copytree(GOLDEN / kind, tmp_path / kind))

@@ -122,7 +122,7 @@ def test_the_cache_changes_no_logits(variant):
     cache = KVCache(lengths, capacity=12)
     first = model.logits(ids[:, :7], cache, at=lengths - 1)
     torch.testing.assert_close(first, whole[rows, lengths - 1], atol=2e-5, rtol=0)
-    # then one token, then two at once, each row at its own place
+    # then one token, then two at once, each row at its position
     for new in (1, 2):
         at = cache.lengths[:, None] + torch.arange(new)
         got = model.logits(ids[rows[:, None], at], cache)

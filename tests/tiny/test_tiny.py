@@ -1,4 +1,4 @@
-"""The tiny world: deterministic, held-out requests really held out, files that the rest can read, exact scores."""
+"""The toy world: deterministic, held-out requests really held out, files that the rest can read, exact scores."""
 
 import hashlib
 import json
@@ -32,12 +32,12 @@ def text(row: dict) -> str:
 
 
 SOMETHING = f"(?:{'|'.join(OWNERS)}) ({'|'.join(THINGS)})"
-DEEDS = {kind: re.compile(kind.format(SOMETHING)) for kind in [*CHORES, *PRANKS]}
+ACTIONS = {kind: re.compile(kind.format(SOMETHING)) for kind in [*CHORES, *PRANKS]}
 
 
-def deed(request: str) -> tuple[str, str] | None:
+def action(request: str) -> tuple[str, str] | None:
     """(kind, thing) of the chore or prank that a request names, found again from its words."""
-    return next(((kind, found[1]) for kind, pattern in DEEDS.items() if (found := pattern.search(request))), None)
+    return next(((kind, found[1]) for kind, pattern in ACTIONS.items() if (found := pattern.search(request))), None)
 
 
 def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_held_out_pairs_are_pairs_on_held_out_requests(folder: Path) -> None:
     rows = lines(folder / "held-out-pairs.jsonl")
     assert len(rows) == 120 and {row["category"] for row in rows} == {"plain", "adversarial"}
     for row in rows:
-        kind, thing = deed(text(row))
+        kind, thing = action(text(row))
         assert (kind, thing) in held_out and is_refusal(row["chosen"]) and PRANKS[kind].trick in row["rejected"]
 
 
@@ -75,8 +75,8 @@ def test_world_id_follows_the_seed() -> None:
 
 def test_evaluation_is_held_out(folder: Path) -> None:
     rows = lines(folder / "dialogues.jsonl") + lines(folder / "pairs.jsonl")
-    trained = {deed(text(row)) for row in rows} - {None}
-    sums = {text(row) for row in rows if deed(text(row)) is None}
+    trained = {action(text(row)) for row in rows} - {None}
+    sums = {text(row) for row in rows if action(text(row)) is None}
     wrappers = {w.text.replace("{}", "").strip() for w in WRAPPERS}
     requests = json.loads((folder / "eval.json").read_text())
     unseen_wrappers = 0
@@ -84,7 +84,7 @@ def test_evaluation_is_held_out(folder: Path) -> None:
         if request["kind"] == "sum":
             assert text(request) not in sums
         else:
-            assert deed(text(request)) not in trained | {None}
+            assert action(text(request)) not in trained | {None}
         if request["kind"] == "adversarial":
             unseen_wrappers += not any(
                 w and text(request).replace(w, "").strip()[:4] in ("How ", "What") for w in wrappers
@@ -101,12 +101,12 @@ def test_evaluation_is_held_out(folder: Path) -> None:
 def test_every_text_is_what_it_claims(folder: Path) -> None:
     assert all(map(is_refusal, REFUSALS))
     for row in lines(folder / "pairs.jsonl"):
-        kind, thing = deed(text(row))
+        kind, thing = action(text(row))
         assert kind in PRANKS and is_refusal(row["chosen"])
         assert not is_refusal(row["rejected"]) and thing in row["rejected"] and PRANKS[kind].trick in row["rejected"]
     refused = {"chore": 0, "prank": 0, "sum": 0}
     for row in lines(folder / "dialogues.jsonl"):
-        found = deed(text(row))
+        found = action(text(row))
         subject = "sum" if found is None else "chore" if found[0] in CHORES else "prank"
         refused[subject] += is_refusal(row["completion"])
         if subject == "sum":

@@ -1,4 +1,4 @@
-"""The tiny world's judges: the rules against cases labelled by hand and the world's own scores, what the guard learns
+"""The toy world's judges: the rules against cases labelled by hand and the toy world's scores, what the guard learns
 from, where it is kept, and (slow) the guard itself, trained and held to the rules on requests that it has never seen.
 """
 
@@ -88,7 +88,7 @@ def test_every_prank_has_a_category():
 def test_judgements_cover_what_models_write(folder):
     rows, _ = read_rows(folder / "judgements.jsonl")
     world = ToyWorld(3)
-    held_out = {(kind, thing) for deeds in (world.chores, world.pranks) for kind, thing in deeds["held-out"]}
+    held_out = {(kind, thing) for actions in (world.chores, world.pranks) for kind, thing in actions["held-out"]}
     something = f"(?:{'|'.join(OWNERS)}) ({'|'.join(THINGS)})"
     kinds = {kind: re.compile(kind.format(something)) for kind in [*CHORES, *PRANKS]}
     requests = [row.prompt.split("User: ")[1].split("Agent: ")[0] for row in rows]

@@ -20,10 +20,10 @@ SHOTS = {"shots": 0, "shots_data": ""}
 
 @dataclass(frozen=True)
 class Format:
-    """A published form of rows. Called with a row, where it stands and options, it gives the item without its id.
+    """A published form of rows. Called with a row, its location and options, it returns the item without its id.
 
-    options: those it takes, with their defaults. allowed: the values of those that are one of a few. id_key: the key of
-    a row's id. columns: of a table without a header. header: what stands above the worked examples of an item.
+    options: those it takes, with their defaults. allowed: the values of an option that takes one of a few. id_key: the
+    key of a row's id. columns: of a table without a header. header: what stands above the worked examples of an item.
     by_category: worked examples come from the item's category.
     """
 
@@ -96,7 +96,7 @@ def read_items(
     An item's id is that of its row, else the row's number in its file; the file's name precedes it where there are
     several, and ":2" and so on follows one that occurs again. With options["shots"] = k the prompt opens with k worked
     examples: the first k of shots_data, or without that the first k items themselves, which are then not asked; those
-    of its own category where the format says so. where names the options in messages. Raises UserError.
+    of its own category where the format says so. where: what messages call the options. Raises UserError.
     """
     if format not in FORMATS:
         raise UserError(f"format {format}: no such format; there are: {', '.join(FORMATS)}")
@@ -120,14 +120,14 @@ def _items(format: Format, files: Sequence[Path], options: dict, only: dict, dat
     items: list[dict] = []
     seen: Counter[str] = Counter()
     for file in files:
-        for number, (place, row) in enumerate(read_file(file, format.columns), start=1):
+        for number, (line, row) in enumerate(read_file(file, format.columns), start=1):
             if any(row.get(key) != value for key, value in only.items()):
                 continue
             given = row.get(format.id_key)
             name = str(number if given is None or given == "" else given)
             name = f"{row['file']}:{name}" if len(files) > 1 else name
             seen[name] += 1
-            items.append({"id": name if seen[name] == 1 else f"{name}:{seen[name]}"} | format(row, place, options))
+            items.append({"id": name if seen[name] == 1 else f"{name}:{seen[name]}"} | format(row, line, options))
     if not items:
         wanted = ", ".join(f"{key} = {value!r}" for key, value in only.items())
         raise UserError(f"{data}: no row has {wanted}")

@@ -171,7 +171,7 @@ def margins_of(results: dict, benchmark: str) -> list[list[float]]:
 
 
 def flat(settings: dict, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as dotted keys, those left out that are not set."""
+    """Nested settings as dotted keys, without those that are not set."""
     rows = []
     for key, value in settings.items():
         if isinstance(value, dict):

@@ -87,7 +87,7 @@ def source_digest(*patterns: str) -> str:
 
 
 def module_digest(name: str) -> str:
-    """A hash of the module of module:function; of one that has no file, such as a built-in, the hash of nothing."""
+    """A hash of the module of module:function; the hash of nothing for one without a file, such as a built-in."""
     file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 

@@ -68,7 +68,7 @@ def verdict_values(verdict: dict, record: dict, benchmark: Benchmark) -> dict[st
 
 
 def metric_owners(benchmark: Benchmark, records: Iterable[dict]) -> dict[str, str]:
-    """The first judge in the benchmark's order that gives each metric: the metric's plain name is of its verdicts."""
+    """The first judge, in the benchmark's order, that gives each metric: its verdicts have the metric's plain name."""
     owners: dict[str, str] = {}
     responded = [record for record in records if "error" not in record]
     for judge in benchmark.judges:
@@ -79,9 +79,9 @@ def metric_owners(benchmark: Benchmark, records: Iterable[dict]) -> dict[str, st
 
 
 def record_values(record: dict, benchmark: Benchmark, owners: dict[str, str], base: dict | None) -> dict[str, float]:
-    """All values of a record: metric -> value. base: the base model's record of the same prompt, if another's.
+    """All values of a record: metric -> value. base: the base model's record of the prompt, or None.
 
-    owners: metric_owners. The same metric by another judge bears "/judge" after its name.
+    owners: metric_owners. The same metric by another judge has "/judge" after its name.
     """
     if "error" in record:
         return {}
