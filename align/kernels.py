@@ -4,6 +4,24 @@ In a checkout this module hands on the package `kernels` beside this one. The wh
 its place, as align.kernels (pyproject.toml): PyPI has a package `kernels` of its own, which transformers imports.
 """
 
-from kernels import IMPLEMENTATIONS, hardware, linear_collision, linear_kl, linear_logp, pointwise
+from kernels import (
+    IMPLEMENTATIONS,
+    evidence,
+    hardware,
+    linear_collision,
+    linear_kl,
+    linear_logp,
+    pointwise,
+    resolve_impls,
+)
 
-__all__ = ["IMPLEMENTATIONS", "hardware", "linear_collision", "linear_kl", "linear_logp", "pointwise"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "evidence",
+    "hardware",
+    "linear_collision",
+    "linear_kl",
+    "linear_logp",
+    "pointwise",
+    "resolve_impls",
+]

@@ -16,13 +16,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import evidence
+from . import evidence, pointwise
 from .chunked import chunked_logp
 from .machine import hardware
 from .reference import reference_logp
 from .token_stats import linear_collision, linear_kl
 
-__all__ = ["IMPLEMENTATIONS", "choose_logp", "hardware", "linear_collision", "linear_kl", "linear_logp"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "choose_logp",
+    "hardware",
+    "linear_collision",
+    "linear_kl",
+    "linear_logp",
+    "pointwise",
+    "resolve_impls",
+]
 
 
 def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -43,6 +52,14 @@ def choose_logp(dtype: torch.dtype, device: torch.device) -> str:
     """What "auto" is: triton on a card on which these kernels have passed their tests (evidence.py), else chunked."""
     served = dtype in (torch.float32, torch.bfloat16, torch.float16)
     return "triton" if served and not evidence.why_not("logp", device) else "chunked"
+
+
+def resolve_impls(logp: str, pointwise_impl: str, dtype: torch.dtype, device: torch.device) -> tuple[str, str]:
+    """Both choices of implementation with what "auto" is on this device in place of it."""
+    return (
+        choose_logp(dtype, device) if logp == "auto" else logp,
+        pointwise.choose_pointwise(dtype, device) if pointwise_impl == "auto" else pointwise_impl,
+    )
 
 
 def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "auto") -> Tensor:
