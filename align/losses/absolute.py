@@ -222,7 +222,7 @@ class BCO(Loss):
     def totals(self, x: LossInputs) -> dict[str, float]:
         """Sum and count of the rewards of each class."""
         rewards, desirable = self.beta * x.ratios.detach().double(), self.signs(x) > 0  # (N, K)
-        totals = {}
+        totals: dict[str, float] = {}
         for name, members in zip(CLASSES, (rewards[desirable], rewards[~desirable]), strict=True):
             totals |= {f"{name}_sum": members.sum().item(), f"{name}_count": float(members.numel())}
         return totals
