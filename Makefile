@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
-.PHONY: setup demo test test-oldest test-gpu test-lm-eval lint figures kernels-report bench bench-gpu bench-generate
+.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
 
 setup: $(VENV)/ready
 
@@ -31,10 +31,6 @@ $(OLDEST_VENV)/ready: pyproject.toml constraints-oldest.txt
 		--editable . pytest
 	touch $@
 
-# the kernels' tests on a GPU, where there is one; `make test` runs them in Triton's interpreter
-test-gpu: setup
-	$(BIN)/python -m pytest -q tests/kernels/test_triton_logp.py tests/kernels/test_pointwise.py
-
 # the adapter's tests, with lm-eval installed: 730 MB, so not a part of `make setup`
 test-lm-eval: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lm-eval]'
@@ -56,8 +52,17 @@ kernels-report: setup
 	$(BIN)/python -m kernels.tools.pointwise_report
 	$(BIN)/python -m kernels.tools.report
 
+# proves and measures on this machine's GPU, in 8 minutes, and leaves benchmarks/gpu-<card>-<date>.json (docs/gpu.md).
+# DRY=1 runs every line of it on a CPU, tiny and with the kernels interpreted
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu $(if $(DRY),--dry)
+
+# two records side by side, and what moved by more than 5 %: make gpu-compare BEFORE=FILE AFTER=FILE
+gpu-compare: setup
+	$(BIN)/python -m benchmarks.compare $(BEFORE) $(AFTER)
+
 # time and peak memory of every log-prob implementation that runs here; liger-kernel and cut-cross-entropy where installed
-bench bench-gpu: setup
+bench: setup
 	$(BIN)/python -m kernels.tools.bench
 
 # tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR

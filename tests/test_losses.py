@@ -10,9 +10,9 @@ from loss_checks import (
     check_central_differences,
     check_finite_in_float32,
     check_golden,
+    generic_cases,
     golden_pairs,
     inputs,
-    needed,
 )
 
 from align.losses import LOSSES, LossInputs, build_loss, loss_parameters
@@ -22,24 +22,7 @@ PAIRED = golden_pairs(*GOLDEN_NAMES)
 K_RESPONSES = [(s, c) for s in GOLDEN["k_responses"] for c in s["cases"] if c["loss"] == "nca_k"]
 
 
-def cases():
-    """(name, loss, inputs): every loss on typical, extreme and, where it takes them, K > 2 responses."""
-    for name, cls in LOSSES.items():
-        beta = {"beta": 0.1} if "beta" in loss_parameters(name) else {}
-        loss = build_loss(name, **beta)
-        for x in (inputs(**needed(loss, 6)), inputs(spread=300.0, seed=1, **needed(loss, 6, seed=1))):
-            if loss.uses_mismatched_responses:
-                x.logps[:, 1] = x.ref_logps[:, 1] - 1  # a baseline of 0, which no small step moves
-            loss = build_loss(name, **beta)
-            loss.observe(x)  # a running statistic is a constant to the gradient
-            yield name, loss, x
-        if cls.responses == "list":
-            yield name, loss, inputs(k=4, seed=2)
-            scores = torch.linspace(1, -1, 30, dtype=torch.float64).view(6, 5)
-            yield name, build_loss(name, **beta, temperature=0.7), inputs(k=5, seed=3, scores=scores)
-
-
-CASES = list(cases())
+CASES = [(name, loss, x) for name in LOSSES for loss, x in generic_cases(name)]
 case_ids = [f"{name}-{i}" for i, (name, _, _) in enumerate(CASES)]
 
 

@@ -5,8 +5,10 @@ import inspect
 import pytest
 
 from align.config import help_text
-from align.losses import FITS, LOSSES, loss_parameters
+from align.losses import FITS, LOSSES, build_loss, loss_parameters
 from align.losses.__main__ import main
+from align.losses.names import RDPO
+from align.losses.pages import page
 from align.losses.table import describe, overview
 
 # issue of the paper's text unseen: inferred from what its authors could have run in mid-2024
@@ -20,15 +22,75 @@ def test_the_ten_of_the_paper_are_marked():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_documented_whole(name):
-    cls, text = LOSSES[name], inspect.getdoc(LOSSES[name])
-    for part in ("Objective", "Derivation", "Gradient", "What it does", "Limits"):
-        assert part in text, part
+def test_a_loss_is_in_the_tables_that_readers_find(name):
+    cls = LOSSES[name]
     assert cls.paper in describe(name) and cls.title in describe(name) and cls.responses in FITS
-    # a table that all readers of the package can find it in, with every parameter that a flag sets
     for shown in (overview(), help_text()):
         assert f" {name} " in shown and cls.title in shown
         assert all(f"{key} " in shown for key in loss_parameters(name))
+        assert not cls.trl or f"TRL: {cls.trl}\n" in shown
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if page(name)])
+def test_a_loss_with_a_page_is_documented_whole(name):
+    cls, text = LOSSES[name], inspect.getdoc(LOSSES[name])
+    for part in ("Objective", "Derivation", "Gradient", "What it does", "Limits"):
+        assert part in text, part
+    assert cls.summary and cls.title != cls.__name__
+
+
+# loss_type of TRL's DPOTrainer, now and before; of its CPOTrainer and KTOTrainer; config/loss of HALOs; names in papers
+ELSEWHERE = {
+    "sigmoid": "dpo",
+    "hinge": "slic",
+    "ipo": "ipo",
+    "exo_pair": "exo",
+    "nca_pair": "nca",
+    "robust": "robust",
+    "bco_pair": "bco",
+    "sppo_hard": "sppo",
+    "aot": "aot",
+    "aot_pair": "aot_unpaired",
+    "aot_unpaired": "aot_unpaired",
+    "apo_zero": "apo_zero",
+    "apo_down": "apo_down",
+    "discopop": "discopop",
+    "sft": "sft",
+    "sigmoid_norm": "dpo_norm",
+    "kto_pair": "kto_pair",
+    "simpo": "simpo",
+    "alphapo": "alphapo",
+    "apo_zero_unpaired": "apo_zero",
+    "kto": "kto",
+    "dpo": "dpo",
+    "cdpo": "cdpo",
+    "slic": "slic",
+    "NCA": "nca",
+    "TDPO2": "tdpo",
+    "LD-DPO": "ld_dpo",
+    "DiscoPOP": "discopop",
+    "APO-zero": "apo_zero",
+}
+
+
+@pytest.mark.parametrize("theirs", ELSEWHERE)
+def test_another_name_answers_with_the_right_one(theirs):
+    ours = ELSEWHERE[theirs]
+    assert ours in LOSSES
+    if theirs == ours:
+        assert isinstance(build_loss(theirs), LOSSES[ours])
+        return
+    with pytest.raises(ValueError, match=f"unknown loss '{theirs}'; .* {ours} here: --loss {ours}$"):
+        build_loss(theirs)
+
+
+def test_rdpo_is_two_methods_and_all_say_so():
+    for name in ("rDPO", "RDPO", "r-dpo", "r_dpo"):
+        with pytest.raises(
+            ValueError, match=r"two methods go by rDPO: robust DPO .* is --loss robust, .* is --loss rdpo"
+        ):
+            build_loss(name)
+    assert RDPO[1:] in help_text()
 
 
 def test_one_loss_in_full(capsys):

@@ -78,5 +78,5 @@ def texts_of(row: dict, key: str, where: str) -> list[str]:
     """A row's list of two texts or more under `key`. Raises UserError."""
     values = row.get(key)
     if not isinstance(values, list) or len(values) < 2:
-        raise UserError(f"{where}: {key} must be a list of two answers or more, not {values!r}")
+        raise UserError(f"{where}: {key} must be a list of two texts or more, not {values!r}")
     return [text_of({f"{key}[{i}]": value}, f"{key}[{i}]", where) for i, value in enumerate(values)]

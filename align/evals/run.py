@@ -23,7 +23,7 @@ def spread(items: Sequence[dict], work: Callable[[list[dict]], list[dict]], worl
         return work(list(items)) if items else []
     mine = range(world.rank, len(items), world.size)
     results = work([items[i] for i in mine]) if mine else []
-    found = dict(gather(list(zip(mine, results, strict=True)), world))
+    found = dict(from_all_ranks(list(zip(mine, results, strict=True)), world))
     return [found[i] for i in range(len(items))]
 
 
@@ -113,7 +113,7 @@ def generated_records(
     )
     slots = list(prompts)
     keys = [f"{benchmark.name} {records[i]['id']}" for i in slots]  # samples must not depend on the index
-    for done in gather(list(stream(model, list(prompts.values()), settings, keys, world)), world):
+    for done in from_all_ranks(list(stream(model, list(prompts.values()), settings, keys, world)), world):
         record, ids = records[slots[done.index]], prompts[slots[done.index]]
         if done.finish in FAILURES:
             size = f": {len(ids)} tokens of {task.model.max_length}" if done.finish == "context" else ""
@@ -123,7 +123,7 @@ def generated_records(
     return records
 
 
-def gather(mine: list, world: World) -> list:
+def from_all_ranks(mine: list, world: World) -> list:
     """The lists of all processes as one."""
     if world.size == 1:
         return mine

@@ -12,11 +12,11 @@ tiny:guard           that Llama after sft on those judgements
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from align.config import CONFIGS, Config, load_config
+from align.files import write_json
 from align.parallel import World
 from align.tiny.build import toy_world_id, write_toy_world
 from align.tiny.evaluate import respond_to_requests, samples, scores, table
@@ -113,5 +113,5 @@ def report_tiny(base: Path, aligned: Path, output: Path) -> str:
     """Both models' responses to the held-out requests, judged: a table and samples, also written to output/scores.json."""
     before, after = (respond_to_requests(model, toy_world_folder()) for model in (base, aligned))
     result = {"before": scores(before), "after": scores(after)}
-    (output / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(output / "scores.json", result)
     return f"\n{samples(before, after)}\n\n{table(result['before'], result['after'])}"

@@ -24,7 +24,7 @@ from benchmarks.gpu import models
 from benchmarks.gpu.part import CUDA, DTYPE, Part, datasheet, free, left, milliseconds, peak_gib
 from train import loss_inputs
 
-part = Part("step")
+part = Part("steps")
 RESERVED_GIB = (
     12  # beside weights, their gradients, moments and activations: logits written out, chunks, what is cached
 )

@@ -15,7 +15,7 @@ def test_arc_in_both_forms():
     first = {"id": "x", "question": {"stem": "What shines?", "choices": listed}, "answerKey": "2"}
     assert make("arc", first) == item
     refused(lambda: make("arc", hub | {"answerKey": "D"}), "answerKey 'D'")
-    refused(lambda: make("arc", hub | {"choices": {"text": ["Sun"], "label": ["A"]}}), "two answers or more")
+    refused(lambda: make("arc", hub | {"choices": {"text": ["Sun"], "label": ["A"]}}), "two texts or more")
     refused(lambda: make("arc", {"question": "q", "answerKey": "A"}), "choices")
     refused(lambda: make("arc", {"choices": choices, "answerKey": "A"}), "question is missing")
 

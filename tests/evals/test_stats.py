@@ -112,7 +112,7 @@ def test_bootstrap_of_a_ratio(rng):
     assert bootstrap_ratio(nll, np.ones(400)) == bootstrap_mean(nll)
     assert bootstrap_ratio(3 * tokens, tokens) == (3.0, 3.0)
     for top, bottom in (([], []), ([1.0], [1.0, 2.0])):
-        with pytest.raises(ValueError, match="must be as many"):
+        with pytest.raises(ValueError, match="must be equally many"):
             bootstrap_ratio(top, bottom)
 
 
@@ -274,7 +274,7 @@ def test_compare_binary_and_real(rng):
     same = compare([1, 0, 1], [1, 0, 1])
     assert (same["difference"], same["p"]) == (0, 1) and same["low"] < 0 < same["high"]
     for first, second in (([], []), ([1], [1, 0])):
-        with pytest.raises(ValueError, match="must be as many"):
+        with pytest.raises(ValueError, match="must be equally many"):
             compare(first, second)
 
 
@@ -307,5 +307,5 @@ def test_agreement():
     assert agreement([True, False] * 4, flipped)["kappa"] == -1.0
     assert agreement([True] * 3, [True] * 3) == {"agree": 1.0, "kappa": None, "n": 3}
     assert agreement([True] * 3, [True, True, False])["kappa"] == 0.0
-    with pytest.raises(ValueError, match="must be as many"):
+    with pytest.raises(ValueError, match="must be equally many"):
         agreement([], [])

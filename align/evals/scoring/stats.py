@@ -60,7 +60,7 @@ def bootstrap_ratio(numerators: Values, denominators: Values, seed: int = 0, res
     """
     top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if not len(top) or len(top) != len(bottom):
-        raise ValueError(f"{len(top)} numerators and {len(bottom)} denominators: must be equally many, and not none")
+        raise ValueError(f"{len(top)} numerators and {len(bottom)} denominators: must be equally many, at least one")
     rng = np.random.default_rng(seed)
     n, ratios = len(top), []
     block = max(1, BLOCK // n)
@@ -152,7 +152,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> di
     the mean difference.
     """
     if len(ours) != len(theirs) or not len(ours):
-        raise ValueError(f"{len(ours)} and {len(theirs)} values: must be equally many, and not none")
+        raise ValueError(f"{len(ours)} and {len(theirs)} values: must be equally many, at least one")
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     difference = a - b
     if is_binary(a) and is_binary(b):
@@ -185,7 +185,7 @@ def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[str
     """
     n = len(first)
     if n != len(second) or not n:
-        raise ValueError(f"{n} and {len(second)} verdicts: must be equally many, and not none")
+        raise ValueError(f"{n} and {len(second)} verdicts: must be equally many, at least one")
     agree = sum(a == b for a, b in zip(first, second, strict=True)) / n
     chance = sum(list(first).count(v) * list(second).count(v) for v in set(first)) / n**2
     return {"agree": agree, "kappa": None if chance == 1 else (agree - chance) / (1 - chance), "n": n}
