@@ -12,6 +12,7 @@ The modules of this package import one another by relative names, since it has t
 
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ __all__ = [
 def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     from .triton.logp import triton_logp  # triton is optional, and large
 
-    return triton_logp(hidden, weight, targets)
+    return cast(Tensor, triton_logp(hidden, weight, targets))  # a pair only with the entropy
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
