@@ -4,6 +4,24 @@ In a checkout this module re-exports the package `kernels` next to this one. The
 align.kernels (pyproject.toml): PyPI has another package called `kernels`, which transformers imports.
 """
 
-from kernels import IMPLEMENTATIONS, hardware, linear_collision, linear_kl, linear_logp, pointwise
+from kernels import (
+    IMPLEMENTATIONS,
+    evidence,
+    hardware,
+    linear_collision,
+    linear_kl,
+    linear_logp,
+    pointwise,
+    resolve_impls,
+)
 
-__all__ = ["IMPLEMENTATIONS", "hardware", "linear_collision", "linear_kl", "linear_logp", "pointwise"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "evidence",
+    "hardware",
+    "linear_collision",
+    "linear_kl",
+    "linear_logp",
+    "pointwise",
+    "resolve_impls",
+]

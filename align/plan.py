@@ -6,6 +6,7 @@ from pathlib import Path
 from align.config import Config
 from align.data.batches import Dataset
 from align.files import to_toml
+from align.kernels import evidence, resolve_impls
 from align.models import build_model, read_config
 from align.parallel import World, compute_dtype
 
@@ -23,6 +24,8 @@ def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: 
     # beside the policy: a frozen copy in the dtype of compute, one that moves in float32
     copy = {"live": dtype.itemsize, "moving": 4}.get(config.reference.mode, 0) * needs_reference
     frozen = copy * n / world.size / gib
+    logp, pointwise = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
+    reason = evidence.why_not("logp", world.device) if config.model.logp_impl == "auto" else ""
     micro_batches = math.ceil(train.batch_size / (world.size * train.micro_batch_size))
     return "\n".join(
         [
@@ -34,6 +37,7 @@ def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: 
             f"{world.size}; {frozen:.2f} GiB of reference model; {gathered:.2f} GiB for the largest group gathered in "
             f"{str(dtype).removeprefix('torch.')}; "
             "activations come on top",
+            f"kernels: {logp} log-probs{reason and f' (auto: {reason})'}; {pointwise} pointwise operations",
             f"output: {config.output}",
             "",
             to_toml(config.to_dict()),

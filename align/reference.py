@@ -25,6 +25,7 @@ from align.config import Config
 from align.data.batches import Batch, Dataset
 from align.data.encode import Group, fingerprint
 from align.files import atomic
+from align.kernels import resolve_impls
 from align.logps import response_sums
 from align.models import Decoder
 from align.parallel import World, compute_dtype, gather, load_sharded, reshard
@@ -103,7 +104,8 @@ def build_reference(
 
     if config.reference.mode != "cached":
         return LiveReference(load(), distributions="kl" in tokens)
-    arithmetic = f"{dtype} {world.device.type} {config.model.logp_impl} {config.model.pointwise_impl}"
+    implementations = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
+    arithmetic = " ".join((str(dtype), world.device.type, *implementations))
     key = cache_key(model_folder, data.groups, arithmetic) if world.main else ""
     return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data, world))
 

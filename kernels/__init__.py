@@ -12,23 +12,33 @@ The modules import one another by relative names, since the package has two name
 
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from . import evidence
+from . import evidence, pointwise
 from .chunked import chunked_logp
 from .machine import hardware
 from .reference import reference_logp
 from .token_stats import linear_collision, linear_kl
 
-__all__ = ["IMPLEMENTATIONS", "choose_logp", "hardware", "linear_collision", "linear_kl", "linear_logp"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "choose_logp",
+    "hardware",
+    "linear_collision",
+    "linear_kl",
+    "linear_logp",
+    "pointwise",
+    "resolve_impls",
+]
 
 
 def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     from .triton.logp import triton_logp  # triton is optional, and large
 
-    return triton_logp(hidden, weight, targets)
+    return cast(Tensor, triton_logp(hidden, weight, targets))  # a pair only with the entropy
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -43,6 +53,14 @@ def choose_logp(dtype: torch.dtype, device: torch.device) -> str:
     """What "auto" means: triton on a card on which these kernels have passed their tests (evidence.py), else chunked."""
     served = dtype in (torch.float32, torch.bfloat16, torch.float16)
     return "triton" if served and not evidence.why_not("logp", device) else "chunked"
+
+
+def resolve_impls(logp: str, pointwise_impl: str, dtype: torch.dtype, device: torch.device) -> tuple[str, str]:
+    """Both choices of implementation with what "auto" is on this device in place of it."""
+    return (
+        choose_logp(dtype, device) if logp == "auto" else logp,
+        pointwise.choose_pointwise(dtype, device) if pointwise_impl == "auto" else pointwise_impl,
+    )
 
 
 def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, impl: str = "auto") -> Tensor:

@@ -114,7 +114,7 @@ class ChunkedLogp(torch.autograd.Function):
                     e[target] = -torch.inf
                     # leaves m, and e to the bit, as forward did
                     ctx.steps.absorb(e, m.clone(), torch.zeros_like(m), scratch, True)
-                dz = tile_in(memory, 0, e.shape)
+                dz = tile_in(memory, 0, (len(e), e.shape[1]))
                 ctx.steps.weigh(e, -grad * torch.exp(m - lse), scratch, dz)  # -g p
                 dz[target] = at_target[target[0]].to(dz.dtype)
                 torch.mm(dz.T, hidden, out=d_w)
@@ -145,7 +145,9 @@ def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: in
     slots = []
     for start in range(0, v, columns):
         width = min(columns, v - start)
-        memory, offset = (d_weight, v * d - (kept - start) * n) if start < kept else (shared, 0)
+        memory, offset = shared, 0
+        if d_weight is not None and start < kept:
+            memory, offset = d_weight, v * d - (kept - start) * n
         slots.append(tile_in(memory, offset, (n, width)))
     return slots, -(-kept // columns)
 

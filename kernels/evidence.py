@@ -35,12 +35,12 @@ def missing(kind: str, card: str, triton: str, entries: list[dict[str, str]]) ->
     """Why no entry vouches for this kind of kernel on this card under this Triton; the empty string where one does."""
     entries = [entry for entry in entries if (entry["kind"], entry["card"]) == (kind, card)]
     if not entries:
-        return f"no record of their tests on {card}"
+        return f"no record of the Triton kernels' tests on {card}"
     entries = [entry for entry in entries if entry["source"] == source_hash(kind)]
     if not entries:
-        return f"they have changed since their tests passed on {card}"
+        return f"the Triton kernels have changed since their tests passed on {card}"
     if triton not in {entry["triton"] for entry in entries}:
-        return f"their tests passed on {card} under Triton {entries[0]['triton']}, not {triton}"
+        return f"the Triton kernels' tests passed on {card} under Triton {entries[0]['triton']}, not {triton}"
     return ""
 
 
@@ -48,9 +48,9 @@ def missing(kind: str, card: str, triton: str, entries: list[dict[str, str]]) ->
 def why_not(kind: str, device: torch.device) -> str:
     """Why `auto` does not take the kernels of a kind on a device, for a person; the empty string where it does."""
     if device.type != "cuda":
-        return f"they are for a GPU, not for {device.type}"
+        return "the Triton kernels need a GPU"
     if not find_spec("triton"):
-        return "the package triton is not installed"
+        return "the Triton kernels need the package triton"
     import triton
 
     return missing(kind, torch.cuda.get_device_name(device), triton.__version__, read())

@@ -78,7 +78,7 @@ def compiled_steps(dtype: torch.dtype, accumulation: torch.dtype, device: torch.
     if not limit.keys() <= inspect.signature(torch.compile).parameters.keys():
         # torch 2.11 has one limit, the process's, and counts a function's compilations in all dtypes together: 44
         limit, torch._dynamo.config.recompile_limit = {}, max(64, torch._dynamo.config.recompile_limit)
-    steps = Steps(*(torch.compile(step, dynamic=True, **limit) for step in EAGER))
+    steps = Steps(*(torch.compile(step, dynamic=True, **limit) for step in EAGER))  # type: ignore[call-overload]
     try:
         with torch.no_grad():  # as inside ChunkedLogp; a compilation holds for one grad mode
             for keep in (False, True):

@@ -227,7 +227,7 @@ def test_swapping_the_answers_turns_the_gradient_round():
         (lambda: CPO(nll_weight=-1.0), r"loss\.nll_weight must be at least 0 and finite, not -1\.0"),
         (lambda: CPO(label_smoothing=-0.1), r"loss\.label_smoothing must be"),
         (lambda: ORPO(nll_weight=math.nan), r"loss\.nll_weight must be"),
-        (lambda: SimPO()(LossInputs(torch.zeros(1, 2))), "averages over tokens: LossInputs.n_tok is None"),
+        (lambda: SimPO()(LossInputs(torch.zeros(1, 2))), "counts response tokens: LossInputs.n_tok is None"),
     ],
 )
 def test_bad_parameters_and_missing_inputs_are_named(make, message):

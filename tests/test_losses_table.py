@@ -84,6 +84,14 @@ def test_another_name_answers_with_the_right_one(theirs):
         build_loss(theirs)
 
 
+def test_names_that_nobody_uses_are_answered_with_all_there_are():
+    for name in ("", "dpo+", "something_else_entirely"):
+        with pytest.raises(
+            ValueError, match=r"unknown loss '.*'; There are: nca, .*, and module:Class for one of your own$"
+        ):
+            build_loss(name)
+
+
 def test_rdpo_is_two_methods_and_all_say_so():
     for name in ("rDPO", "RDPO", "r-dpo", "r_dpo"):
         with pytest.raises(

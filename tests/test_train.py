@@ -229,6 +229,7 @@ def test_plan_writes_nothing(pairs_file, tmp_path, capsys):
     said = capsys.readouterr().out
     count = sum(p.numel() for p in load_model(MODEL).parameters())
     assert f"{count:,} parameters" in said and "steps: 6" in said and "beta = 0.01" in said
+    assert torch.cuda.is_available() or "kernels: chunked log-probs (auto: the Triton kernels need a GPU)" in said
     assert not out.exists()
 
 

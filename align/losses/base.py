@@ -19,7 +19,6 @@ result.
 
 import math
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -65,28 +64,27 @@ class Loss:
     The class attributes say what the method needs; they drive --help, the data checks and the tests.
     """
 
-    title: ClassVar[str]  # the class's name where it has none
-    paper: ClassVar[str]
-    summary: ClassVar[str]  # in one line
-    trl: ClassVar[str]  # what TRL calls it, and HALOs, where they have it
-    halos: ClassVar[str]
-    in_paper: ClassVar[bool]  # one of the ten methods of arXiv 2409.07772, as inferred
-    needs_reference: ClassVar[bool] = True
+    # what it is called, of each class alone: these are not inherited
+    title = ""  # the class's name where none is given
+    paper = ""
+    summary = ""  # in one line
+    trl = ""  # the loss_type of TRL's DPOTrainer, or what TRL has for it; several names are joined by commas
+    halos = ""  # the loss of ContextualAI/HALOs
+    in_paper = False  # one of the ten methods of arXiv 2409.07772, as inferred
+
+    # what it needs
+    needs_reference = True
     # "one": only response 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
-    responses: ClassVar[str] = "pair"
-    needs_global_batch: ClassVar[bool] = False  # prompts influence each other, so micro-batches cannot be taken apart
-    nonsmooth_at_reference: ClassVar[bool] = False  # its slope jumps at policy = reference: auto uses a live reference
-    uses_mismatched_responses: ClassVar[bool] = False  # response 1 is one to another prompt, to estimate a KL on
-    token_inputs: ClassVar[
-        tuple[str, ...]
-    ] = ()  # token-level LossInputs that it reads: "kl", "weights", "shared_logps"
+    responses = "pair"
+    needs_global_batch = False  # prompts influence each other, so micro-batches cannot be taken apart
+    nonsmooth_at_reference = False  # its slope jumps at policy = reference: --reference.mode auto uses a live one
+    uses_mismatched_responses = False  # response 1 is one to another prompt, to estimate a KL on
+    token_inputs = tuple[str, ...]()  # token-level LossInputs that it reads: "kl", "weights", "shared_logps"
 
     def __init_subclass__(cls) -> None:
-        # what a method is called is not true of the methods made from it
-        own = {"title": cls.__name__, "paper": "", "summary": "", "trl": "", "halos": "", "in_paper": False}
-        for name, value in own.items():
+        for name in ("title", "paper", "summary", "trl", "halos", "in_paper"):
             if name not in vars(cls):
-                setattr(cls, name, value)
+                setattr(cls, name, cls.__name__ if name == "title" else getattr(Loss, name))
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -107,11 +105,11 @@ class Loss:
         raise NotImplementedError
 
     def kl_gradient(self, x: LossInputs) -> Tensor:
-        """d(sum of losses)/d x.kl, (N, K), of a loss that reads kl."""
+        """The closed form of d(sum of losses)/d x.kl, (N, K), of losses that read it."""
         raise NotImplementedError
 
     def shared_gradient(self, x: LossInputs) -> Tensor:
-        """d(sum of losses)/d x.shared_logps, (N, K), of a loss that reads shared_logps."""
+        """The closed form of d(sum of losses)/d x.shared_logps, (N, K), of losses that read them."""
         raise NotImplementedError
 
     def observe(self, x: LossInputs) -> None:
@@ -126,5 +124,5 @@ class Loss:
 
     def rewards(self, x: LossInputs) -> Tensor | None:
         """The implicit rewards r = β Δ that are logged, (N, K), detached; None for methods that define none."""
-        # a loss that compares with the reference has a β
-        return None if x.ref_logps is None else self.beta * x.ratios.detach()  # type: ignore[attr-defined]
+        beta: float | None = getattr(self, "beta", None)
+        return None if x.ref_logps is None or beta is None else beta * x.ratios.detach()

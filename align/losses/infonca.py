@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.losses.base import Loss, LossInputs
-from align.losses.nca import NCA
+from align.losses.nca import target
 
 
 @dataclass
@@ -50,13 +50,11 @@ class InfoNCA(Loss):
     beta: float = 0.01
     temperature: float = 1e-3
 
-    target = NCA.target  # p (N, K), the same for both
-
     def __call__(self, x: LossInputs) -> Tensor:
-        return -(self.target(x) * torch.log_softmax(self.beta * x.ratios, dim=1)).sum(dim=1)
+        return -(target(x, self.temperature) * torch.log_softmax(self.beta * x.ratios, dim=1)).sum(dim=1)
 
     def gradient(self, x: LossInputs) -> Tensor:
-        return self.beta * (torch.softmax(self.beta * x.ratios, dim=1) - self.target(x))
+        return self.beta * (torch.softmax(self.beta * x.ratios, dim=1) - target(x, self.temperature))
 
 
 @dataclass

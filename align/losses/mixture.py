@@ -5,6 +5,7 @@ Values, gradients, rewards and running statistics come from the parts, each of w
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
 
 import torch
@@ -27,10 +28,10 @@ class WeightedSum(Loss):
         raise NotImplementedError
 
     def __call__(self, x: LossInputs) -> Tensor:
-        return sum((c * loss(x) for c, loss in self.parts), x.logps.new_zeros(()))
+        return reduce(torch.add, (c * loss(x) for c, loss in self.parts))
 
     def gradient(self, x: LossInputs) -> Tensor:
-        return sum((c * loss.gradient(x) for c, loss in self.parts), x.logps.new_zeros(()))
+        return reduce(torch.add, (c * loss.gradient(x) for c, loss in self.parts))
 
     def kl_gradient(self, x: LossInputs) -> Tensor:
         """d(sum of losses)/d x.kl, (N, K)."""

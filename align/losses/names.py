@@ -32,7 +32,8 @@ def advice(name: str, losses: Mapping[str, type[Loss]]) -> str:
     for here, cls in losses.items():
         for who, names in {"TRL": cls.trl, "HALOs": cls.halos, "its paper": in_brackets(cls.title)}.items():
             for other in names.split(", "):
-                if plain(other) == plain(name):
+                if other and plain(other) == plain(name):
                     return f"what {who} calls {other} is {here} here: --loss {here}"
-    nearest = difflib.get_close_matches(name, losses, n=1, cutoff=0.0)
-    return f"did you mean {nearest[0]!r}? There are: {', '.join(losses)}, and module:Class for one of your own"
+    nearest = difflib.get_close_matches(name, losses, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{hint}There are: {', '.join(losses)}, and module:Class for one of your own"

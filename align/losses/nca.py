@@ -9,6 +9,15 @@ from torch import Tensor
 from align.losses.base import Loss, LossInputs
 
 
+def target(x: LossInputs, temperature: float) -> Tensor:
+    """p (N, K): softmax of the rewards, or all on response 0 where there are none."""
+    if x.scores is not None:
+        return torch.softmax(x.scores.to(x.logps.dtype) / temperature, dim=1)
+    p = torch.zeros_like(x.logps, requires_grad=False)
+    p[:, 0] = 1
+    return p
+
+
 @dataclass
 class NCA(Loss):
     """NCA, Chen et al. 2024, "Noise Contrastive Alignment of Language Models with Explicit Rewards", arXiv 2402.05369.
@@ -56,19 +65,11 @@ class NCA(Loss):
     beta: float = 0.01
     temperature: float = 1e-3
 
-    def target(self, x: LossInputs) -> Tensor:
-        """p (N, K): softmax of the rewards, or all on response 0 where there are none."""
-        if x.scores is not None:
-            return torch.softmax(x.scores.to(x.logps.dtype) / self.temperature, dim=1)
-        p = torch.zeros_like(x.logps, requires_grad=False)
-        p[:, 0] = 1
-        return p
-
     def __call__(self, x: LossInputs) -> Tensor:
         r = self.beta * x.ratios  # (N, K)
-        data, noise = self.target(x) * F.logsigmoid(r), F.logsigmoid(-r) / r.shape[1]
+        data, noise = target(x, self.temperature) * F.logsigmoid(r), F.logsigmoid(-r) / r.shape[1]
         return -(data + noise).sum(dim=1)
 
     def gradient(self, x: LossInputs) -> Tensor:
         r = self.beta * x.ratios
-        return self.beta * (torch.sigmoid(r) / r.shape[1] - self.target(x) * torch.sigmoid(-r))
+        return self.beta * (torch.sigmoid(r) / r.shape[1] - target(x, self.temperature) * torch.sigmoid(-r))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from align.losses.base import Loss, LossInputs
+from align.losses.relative import check_label_smoothing, cross_entropy, cross_entropy_slope, lengths
 from align.losses.sft import SFT
 
 NLL = SFT()  # the token mean over the global batch, as a term of other losses
@@ -21,24 +22,7 @@ STEEPEST = 60.0  # exponent beyond which AlphaPO's reward is continued by its ta
 
 def mean_logps(x: LossInputs) -> Tensor:
     """a = ℓ / |y|, the mean log-probability of a response's tokens, (N, K)."""
-    if x.n_tok is None:
-        raise ValueError("this loss averages over tokens: LossInputs.n_tok is None")
-    return x.logps / x.n_tok
-
-
-def smoothed(z: Tensor, eps: float) -> Tensor:
-    """-(1 - ε) log σ(z) - ε log σ(-z): logistic loss when a share ε of the labels is wrong."""
-    return -(1 - eps) * F.logsigmoid(z) - eps * F.logsigmoid(-z)
-
-
-def smoothed_slope(z: Tensor, eps: float) -> Tensor:
-    """Its derivative in z, ε - σ(-z)."""
-    return eps - torch.sigmoid(-z)
-
-
-def check_smoothing(eps: float) -> None:
-    if not 0 <= eps < 0.5:
-        raise ValueError(f"loss.label_smoothing must be at least 0 and less than 0.5, not {eps}")
+    return x.logps / lengths(x)
 
 
 def check_finite(name: str, value: float, least: float = -math.inf) -> None:
@@ -90,7 +74,7 @@ class SimPO(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_finite("gamma", self.gamma)
-        check_smoothing(self.label_smoothing)
+        check_label_smoothing(self.label_smoothing)
 
     def shape(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The reward of a mean log-probability, before β, and its slope; (N, K) each."""
@@ -101,13 +85,12 @@ class SimPO(Loss):
         return self.beta * (reward[:, 0] - reward[:, 1]) - self.gamma  # (N,) z
 
     def __call__(self, x: LossInputs) -> Tensor:
-        return smoothed(self.margin(x), self.label_smoothing)  # eq. 6
+        return cross_entropy(self.margin(x), self.label_smoothing)  # eq. 6
 
     def gradient(self, x: LossInputs) -> Tensor:
         _, slope = self.shape(mean_logps(x))
-        assert x.n_tok is not None
-        pull = self.beta * smoothed_slope(self.margin(x), self.label_smoothing)  # (N,)
-        return torch.stack([pull, -pull], dim=1) * slope / x.n_tok
+        pull = self.beta * cross_entropy_slope(self.margin(x), self.label_smoothing)  # (N,)
+        return torch.stack([pull, -pull], dim=1) * slope / lengths(x)
 
 
 @dataclass
@@ -198,16 +181,16 @@ class CPO(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_finite("nll_weight", self.nll_weight, least=0)
-        check_smoothing(self.label_smoothing)
+        check_label_smoothing(self.label_smoothing)
 
     def margin(self, x: LossInputs) -> Tensor:
         return self.beta * (x.logps[:, 0] - x.logps[:, 1])  # (N,) z
 
     def __call__(self, x: LossInputs) -> Tensor:
-        return smoothed(self.margin(x), self.label_smoothing) + self.nll_weight * NLL(x)
+        return cross_entropy(self.margin(x), self.label_smoothing) + self.nll_weight * NLL(x)
 
     def gradient(self, x: LossInputs) -> Tensor:
-        pull = self.beta * smoothed_slope(self.margin(x), self.label_smoothing)  # (N,)
+        pull = self.beta * cross_entropy_slope(self.margin(x), self.label_smoothing)  # (N,)
         return torch.stack([pull, -pull], dim=1) + self.nll_weight * NLL.gradient(x)
 
 
@@ -268,6 +251,5 @@ class ORPO(Loss):
 
     def gradient(self, x: LossInputs) -> Tensor:
         odds, slope = self.log_odds(x)
-        assert x.n_tok is not None
         push = self.beta * torch.sigmoid(odds[:, 1] - odds[:, 0])  # (N,)
-        return torch.stack([-push, push], dim=1) * slope / x.n_tok + self.nll_weight * NLL.gradient(x)
+        return torch.stack([-push, push], dim=1) * slope / lengths(x) + self.nll_weight * NLL.gradient(x)

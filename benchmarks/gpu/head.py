@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.gpu.card import HEADS
 from benchmarks.gpu.correctness import errors, inputs, run, truth
-from benchmarks.gpu.part import CUDA, DEVICE, DRY, Part, earlier, left, milliseconds, peak_gib
+from benchmarks.gpu.part import CUDA, DEVICE, DRY, Part, allocated_gib, earlier, free, left, milliseconds, peak_gib
 from kernels import IMPLEMENTATIONS
 from kernels.chunked import chunked_logp
 from kernels.tools.bench_cases import (
@@ -74,18 +74,28 @@ def shape(head: str, n: int, first: bool) -> None:
         out = fn(hidden, weight, x[2])
         out.backward(x[3].to(out.dtype))
 
+    def peaks(fn: Logp) -> dict[str, float]:
+        """GiB over the inputs in forward, and in backward, which has what forward kept."""
+        hidden.grad = weight.grad = None
+        free()
+        before = allocated_gib()
+        forward, out = peak_gib(lambda: fn(hidden, weight, x[2]))
+        backward, _ = peak_gib(lambda: out.backward(x[3].to(out.dtype)))
+        peak = max(forward, backward) - before
+        # dH and dW are every implementation's: what one works in is what it takes beyond them
+        working = peak - 2 * (n * d + v * d) / 2**30
+        return {"forward_gib": forward - before, "backward_gib": backward - before, "working_gib": working}
+
     def one(name: str, fn: Logp) -> None:
         off = dict(zip(("logp_error", "dh_error", "dW_error"), errors(run(fn, *x), expected), strict=True))
         if not all(e <= NEAR for e in off.values()):
             return part.row(f"{label} {name}", failed="too far from the truth, not timed", **off)
-        memory = peak_gib(lambda: step(fn))
+        memory = peaks(fn)
         ms = milliseconds(lambda: step(fn), rounds=7, warm=1)
         forward = milliseconds(lambda: fn(hidden, weight, x[2]), rounds=7, warm=1)
         hidden.grad = weight.grad = None
-        # dH and dW are every implementation's; what it works in is what it takes beyond them
-        working = None if memory is None else memory - 2 * (n * d + v * d) / 2**30
         times = {"ms": ms, "forward_ms": forward, "backward_ms": ms - forward, "tflops": 4 * product / ms}
-        part.row(f"{label} {name}", **times, peak_gib=memory, working_gib=working, **off)
+        part.row(f"{label} {name}", **times, **memory, **off)
 
     for name, fn in implementations(first).items():
         part.attempt(f"{label} {name}", one, name, fn, need=25 if "compile" in name else 4)
@@ -102,7 +112,10 @@ def dpo() -> None:
     def one(name: str, step: DPOStep) -> None:
         with torch.no_grad():
             off = (step.margins(x).double() - exact).abs().max().item()
-        memory = peak_gib(lambda: run_step(step, x))
+        x.hidden.grad = x.weight.grad = None
+        free()
+        before = allocated_gib()
+        memory = peak_gib(lambda: run_step(step, x))[0] - before
         ms = milliseconds(lambda: run_step(step, x), rounds=5, warm=1)
         part.row(f"DPO {name}", ms=ms, peak_gib=memory, margin_off_by_nats=off)
 

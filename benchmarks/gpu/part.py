@@ -103,15 +103,17 @@ def milliseconds(fn: Callable[[], Any], rounds: int = 10, warm: int = 2) -> floa
     return statistics.median(taken)
 
 
-def peak_gib(fn: Callable[[], Any], over: bool = True) -> float | None:
-    """GiB that are allocated at most while fn runs, over what was before or in all; None without a GPU."""
-    if not CUDA:
-        fn()
-        return None
+def allocated_gib() -> float:
+    """What tensors hold on the GPU now; 0 without one."""
+    return torch.cuda.memory_allocated() / 2**30 if CUDA else 0.0
+
+
+def peak_gib(fn: Callable[[], Any]) -> tuple[float, Any]:
+    """What tensors hold at most while fn runs, 0 without a GPU; and what fn returns."""
     free()
     synchronise()
-    before = torch.cuda.memory_allocated() if over else 0
-    torch.cuda.reset_peak_memory_stats()
-    fn()
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    result = fn()
     synchronise()
-    return (torch.cuda.max_memory_allocated() - before) / 2**30
+    return (torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0), result

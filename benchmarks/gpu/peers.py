@@ -51,7 +51,7 @@ def plain_loop(name: str, folder: Path, checkpointing: bool) -> None:
         optimizer.zero_grad()
 
     step()
-    peak = peak_gib(step, over=False)
+    peak, _ = peak_gib(step)
     part.row(name, **rates(milliseconds(step, rounds=4, warm=1), peak))
 
 

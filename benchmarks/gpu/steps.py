@@ -115,7 +115,7 @@ def run(size: str, world: World) -> None:
         recompute(model, case.recompute)
         reference = references[case.reference]
         step(reference)
-        peak = peak_gib(lambda: step(reference), over=False)
+        peak, _ = peak_gib(lambda: step(reference))
         ms = milliseconds(lambda: step(reference), rounds=5, warm=1)
         # the update alone: gradients of zero cost as much as any
         for p in model.parameters():

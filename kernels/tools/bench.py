@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,14 +117,15 @@ def measure(name: str, dtype: str, args: argparse.Namespace, device: str) -> lis
     candidates = steps(case, compiled=not args.quick)
     exact = x.to(torch.float64)
     truth = run_step(candidates[BASELINE], exact)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for implementation, step in candidates.items():
         row = rows[implementation] = {"case": name, "dtype": dtype, "implementation": implementation}
         try:
             row["errors"] = errors(run_step(step, x), truth)
             row["parity"] = all(error <= LIMITS[dtype] for error in row["errors"].values())
-            if isinstance(step, DPOStep):
-                row["margin_nats"] = margin_error(step, x, candidates[BASELINE], exact)
+            baseline = candidates[BASELINE]
+            if isinstance(step, DPOStep) and isinstance(baseline, DPOStep):
+                row["margin_nats"] = margin_error(step, x, baseline, exact)
         except Exception as problem:  # a competitor may fail in any way it likes; the others are still measured
             row["failed"] = f"{type(problem).__name__}: {problem}".splitlines()[0]
     passed = {implementation: row for implementation, row in rows.items() if row.get("parity")}

@@ -179,7 +179,7 @@ def steps(case: Case, compiled: bool = True) -> dict[str, Step]:
         functions["liger scaled cross entropy"] = liger_scaled
     if not case.pairs:
         return {name: logp_step(fn) for name, fn in functions.items()}
-    found = {BASELINE: DPOStep(functions["reference"], all_tokens=True)}
+    found: dict[str, Step] = {BASELINE: DPOStep(functions["reference"], all_tokens=True)}
     found |= {f"{name}, responses": DPOStep(fn) for name, fn in functions.items()}
     if compiled and importlib.util.find_spec("liger_kernel"):
         found["liger-kernel"] = liger_step()
@@ -191,4 +191,5 @@ def run_step(step: Step, x: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     x.hidden.grad = x.weight.grad = None
     out = step(x)
     out.backward(x.upstream.to(out.dtype))
+    assert x.hidden.grad is not None and x.weight.grad is not None
     return out.detach(), x.hidden.grad, x.weight.grad

@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -66,7 +66,7 @@ def block_shapes(kernel: str, tile: Tile) -> dict[str, tuple[int, int]]:
     return {"dz": (inner, rows) if kernel == "d_weight" else (rows, inner), "b": (inner, columns)}
 
 
-def compile_kernel(arch: str, kernel: str, element: str, tile: Tile, d: int, **options: bool | int):
+def compile_kernel(arch: str, kernel: str, element: str, tile: Tile, d: int, **options: bool | int) -> Any:
     """-> Triton's CompiledKernel of one kernel for one target, hidden size d, as the launcher would specialise it.
 
     options: constants of the kernel that are not the default's, such as ENTROPY=True.
@@ -98,7 +98,7 @@ def compile_kernel(arch: str, kernel: str, element: str, tile: Tile, d: int, **o
     return triton.compile(source, target=TARGETS[arch], options={"num_warps": tile.warps, "num_stages": tile.stages})
 
 
-def disassemble(compiled) -> tuple[str, str]:
+def disassemble(compiled: Any) -> tuple[str, str]:
     """-> (instructions, resources) as text: SASS and cuobjdump's resource line, or AMD's assembly twice."""
     if "amdgcn" in compiled.asm:
         return compiled.asm["amdgcn"], compiled.asm["amdgcn"]
@@ -113,7 +113,9 @@ def disassemble(compiled) -> tuple[str, str]:
 
 def instructions(text: str) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:
     """-> [(opcode, operands)] and the backward branches as (first, last) instruction of a loop."""
-    listing, place, branches = [], {}, []
+    listing: list[tuple[str, str]] = []
+    place: dict[int | str, int] = {}  # of an address or a label: the number of its instruction
+    branches: list[tuple[int | str, int]] = []
     for line in text.splitlines():
         sass = re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)\s*(.*?);", line)
         gcn = re.match(r"\t([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|scratch_\w+)\s*(.*)", line)
@@ -177,7 +179,7 @@ def flops(opcode: str, tile: Tile) -> int:
     return 2 * (2 if "pk" in opcode else 1) * (64 if opcode.startswith("v_") else 32) if FMA.match(opcode) else 0
 
 
-def count(compiled, tile: Tile) -> Facts:
+def count(compiled: Any, tile: Tile) -> Facts:
     text, resources = disassemble(compiled)
     listing, loops = instructions(text)
     while listing and listing[-1][0] == "NOP":
@@ -189,10 +191,10 @@ def count(compiled, tile: Tile) -> Facts:
     first, last = min(holding, key=lambda loop: loop[1] - loop[0], default=(0, len(listing) - 1))
     loop = listing[first : last + 1]
     if "amdgcn" in compiled.asm:
-        vgpr, agpr = (int(re.search(rf"\.{name}_count:\s+(\d+)", resources)[1]) for name in ("vgpr", "agpr"))
+        vgpr, agpr = (int(re.findall(rf"\.{name}_count:\s+(\d+)", resources)[0]) for name in ("vgpr", "agpr"))
         registers = max(vgpr, agpr)  # .vgpr_count is of the unified file
     else:
-        registers = int(re.search(r"REG:(\d+)", resources)[1])
+        registers = int(re.findall(r"REG:(\d+)", resources)[0])
     wide = sum(
         bool(re.match(r"(LDG\S*\.128|LDGSTS\S*\.128|UTMALDG|(global|buffer)_load_dwordx4)", o)) for o, _ in listing
     )

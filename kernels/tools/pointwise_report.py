@@ -4,6 +4,8 @@
 """
 
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import triton
 
@@ -22,7 +24,7 @@ from ..triton.tiles import Tile
 from .machine_code import TARGETS, count
 
 
-def compile_all(arch: str):
+def compile_all(arch: str) -> Iterator[tuple[str, Any, int]]:
     """Yields (label, compiled kernel, warps) of every kernel for one target, in bfloat16, as the launchers specialise."""
     norms = (rms_norm_kernel, rms_norm_backward_kernel)
     jobs = [(fn, f"D={d}{' add' * add}", {"D": d, "ADD": add, **norm_tile(d)})

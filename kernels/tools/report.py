@@ -61,13 +61,15 @@ def product_shape(kernel: str, v: int, d: int) -> tuple[int, int, int]:
 
 def space(arch: str, element: str) -> list[Tile]:
     """The tiles to try, one group for all: the group changes no instruction, only the model's memory traffic."""
+    inner: tuple[int, ...]
+    stages: tuple[int, ...]
     if element == "float32":
         shapes, inner, warps, stages = [(64, 128), (128, 128)], (16, 32), (4, 8), (2, 3)
     elif arch == "gfx942":
         shapes, inner, warps, stages = [(128, 128), (128, 256), (256, 128), (256, 256)], (32, 64), (4, 8), (2,)
     else:
         shapes, inner, warps, stages = [(128, 128), (128, 256), (256, 128)], (32, 64), (4, 8), (3, 4)
-    tma = (False, True) if element != "float32" and arch in ("sm_90", "sm_100") else (False,)
+    tma: tuple[bool, ...] = (False, True) if element != "float32" and arch in ("sm_90", "sm_100") else (False,)
     # half-width steps make twice the barriers where a whole warpgroup waits at each
     inner = (64,) if len(tma) == 2 else inner
     tiles = [Tile(*s, i, w, n, GROUPS[1], t) for s, i, w, n, t in product(shapes, inner, warps, stages, tma)]
@@ -114,7 +116,7 @@ def again(chosen: Tiles) -> list[Job]:
 
 def skip_job(arch: str, element: str, kernel: str, tile: Tile, z: Tile) -> Job:
     """A kernel of backward as skip_mass compiles it. z: the tile of dlogits, which is what is left out."""
-    options = {"SKIP": True}
+    options: dict[str, bool | int] = {"SKIP": True}
     if kernel != "dlogits":
         options |= dict(zip(("SKIP_M", "SKIP_K"), skip_sizes(kernel, z), strict=True))
         tile = within(kernel, tile, z)
@@ -154,7 +156,8 @@ def choose_to_skip(chosen: Tiles, rows: list[Row]) -> tuple[Tiles, list[Row]]:
 
     Also every row that was compiled to find out, which it prints.
     """
-    instead, tried = {}, []
+    instead: Tiles = {}
+    tried: list[Row] = []
     for arch, element, kernel in chosen:  # dlogits comes before the kernels that leave out what it left out
         if kernel == "forward":
             continue
@@ -228,9 +231,10 @@ def read() -> list[Row]:
         a = 3 + len(Tile._fields)
         b = a + len(Facts._fields)
         numbers = [float(x) if "." in x or x in ("inf", "nan") else int(x) for x in values[a:b]]
-        tile = Tile(*map(int, values[3 : a - 1]), values[a - 1] == "True")
+        tile = Tile._make([*map(int, values[3 : a - 1]), values[a - 1] == "True"])
         occupancy, bound, *rest, note = values[b:]
-        rows.append(Row(*values[:3], tile, Facts(*numbers), Prediction(int(occupancy), bound, *map(float, rest)), note))
+        prediction = Prediction._make([int(occupancy), bound, *map(float, rest)])
+        rows.append(Row._make([*values[:3], tile, Facts._make(numbers), prediction, note]))
     return rows
 
 

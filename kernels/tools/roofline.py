@@ -109,7 +109,7 @@ def predict(arch: str, element: str, tile: Tile, facts: Facts, shape: tuple[int,
         "cache": (tile.rows + tile.columns) * tile.inner * size / min(machine.l2 / machine.units, 64),
         "fetch": LATENCY / max(tile.stages - 1, 1) / fits,
     }
-    bound = max(clocks, key=clocks.get)
+    bound = max(clocks, key=lambda unit: clocks[unit])
     program = steps * clocks[bound] + (max(facts.outside, facts.special) * tile.warps / 4 + STARTUP) / fits
     programs = ceil(m / tile.rows) * ceil(n / tile.columns)
     in_flight = min(machine.units * fits, programs)

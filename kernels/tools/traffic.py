@@ -109,11 +109,11 @@ class Row(NamedTuple):
 
 def rows(shape: Shape) -> Iterator[Row]:
     """Every candidate of a block. F. before a name: from what PyTorch has ready, the others from the definitions."""
-    tables = [torch.empty(TOKENS, shape.head_dim, device="meta") for _ in range(2)]
+    cos, sin = (torch.empty(TOKENS, shape.head_dim, device="meta") for _ in range(2))
     eager = fused = 0
     for heads in (shape.heads, shape.kv_heads):
         q = (BATCH, TOKENS, heads, shape.head_dim)  # as projections leave it
-        eager += eager_bytes(lambda q: rotate(q.transpose(1, 2), *tables), q)
+        eager += eager_bytes(lambda q: rotate(q.transpose(1, 2), cos, sin), q)
         fused += rotate_bytes(BATCH, heads, TOKENS, shape.head_dim)
     yield Row("rotary of q and k", eager, fused)
     n, d = BATCH * TOKENS, shape.d
@@ -168,7 +168,11 @@ def main() -> None:
                 f"{'':12}{row.operation:28}{row.eager / 1e6:9,.0f}{row.fused / 1e6:9,.0f}"
                 f"{row.seconds * 1e6:9,.0f}{share:13.1%}"
             )
-    verdicts = {"worth a kernel": [], "worth one, but between two blocks": [], "not worth one": []}
+    verdicts: dict[str, list[str]] = {
+        "worth a kernel": [],
+        "worth one, but between two blocks": [],
+        "not worth one": [],
+    }
     for (operation, inside), share in best.items():
         verdict = "worth a kernel" if inside else "worth one, but between two blocks"
         verdicts[verdict if share >= WORTHWHILE else "not worth one"].append(operation)

@@ -89,7 +89,17 @@ class _Launch:
         z, h, w = (self.tiles[name] for name in ("dlogits", "d_hidden", "d_weight"))
         return max(z.rows, h.rows, w.inner), max(z.columns, h.inner, w.rows)  # powers of two all
 
-    def dlogits(self, hidden, weight, targets, lse, grad, keep: Tensor | None, dz: Tensor, start: int) -> None:
+    def dlogits(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        lse: Tensor,
+        grad: Tensor,
+        keep: Tensor | None,
+        dz: Tensor,
+        start: int,
+    ) -> None:
         """Fills dz (N padded, C padded): dL/dlogits of the columns from `start` on."""
         n, (v, d) = hidden.shape[0], weight.shape
         tile = self.tiles["dlogits"]
@@ -124,7 +134,9 @@ class _Launch:
         )  # fmt: skip
 
 
-def kept_tiles(tile_lse, lse, targets, grad, tile: Tile, padding: tuple[int, int], skip_mass: float) -> Tensor:
+def kept_tiles(
+    tile_lse: Tensor, lse: Tensor, targets: Tensor, grad: Tensor, tile: Tile, padding: tuple[int, int], skip_mass: float
+) -> Tensor:
     """Which (BV, BN) tiles of dL/dlogits backward computes: uint8 (V padded / BV, N padded / BN).
 
     tile_lse: (V / BV, N), log Σ exp z over each vocabulary tile. A tile is left out where, for every one of its tokens,
@@ -141,7 +153,9 @@ def kept_tiles(tile_lse, lse, targets, grad, tile: Tile, padding: tuple[int, int
 
 class TritonLogp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden, weight, targets, entropy: bool, skip_mass: float, tma: bool | None):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, entropy: bool, skip_mass: float, tma: bool | None
+    ) -> tuple[Tensor, Tensor]:
         skip = skip_mass > 0
         launch = _Launch(hidden, weight, tma, skip)
         split_lse, split_entropy, target_logit = launch.forward(hidden, weight, targets, entropy, skip)
@@ -178,11 +192,11 @@ class TritonLogp(torch.autograd.Function):
             dz = buffer[: rows * width].view(rows, width)  # (N padded, C padded)
             kept = None if keep is None else keep[start // tile.columns :][: width // tile.columns]  # (C / BV, N / BN)
             launch.dlogits(hidden, weight, targets, lse, grad, keep, dz, start)
-            if need_hidden:
+            if d_hidden is not None:
                 launch.product("d_hidden", dz, w, d_hidden, kept, accumulate=start > 0)
-            if need_weight:
+            if d_weight is not None:
                 launch.product("d_weight", dz, hidden, d_weight[start : start + chunk], kept, accumulate=False)
-        return d_hidden.to(hidden.dtype) if need_hidden else None, d_weight, None, None, None, None
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
 def triton_logp(

@@ -158,7 +158,9 @@ def rotate_tile(half: int) -> dict[str, int]:
 
 class RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float):
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    ) -> Tensor | tuple[Tensor, Tensor]:
         add = residual is not None
         x, weight = x.contiguous(), weight.contiguous()  # (..., D), (D,)
         d = x.shape[-1]
@@ -169,7 +171,7 @@ class RMSNorm(torch.autograd.Function):
         if x.numel():
             tile = norm_tile(d)
             rms_norm_kernel[(triton.cdiv(n, tile["BN"]),)](
-                x, residual.contiguous() if add else x, weight, out, total, scale, n, eps, d,
+                x, x if residual is None else residual.contiguous(), weight, out, total, scale, n, eps, d,
                 ADD=add, INTERPRET=INTERPRET, **tile,
             )  # fmt: skip
         ctx.save_for_backward(total, weight, scale)
@@ -187,9 +189,10 @@ class RMSNorm(torch.autograd.Function):
         tiles = triton.cdiv(blocks, NORM_PROGRAMS)
         programs = triton.cdiv(blocks, max(tiles, 1))
         partial = torch.empty(programs, d, dtype=torch.float32, device=total.device)  # (P, D)
+        of_total = grad if grad_total is None else grad_total.contiguous()
         if total.numel():
             rms_norm_backward_kernel[(programs,)](
-                total, weight, scale, grad, grad_total.contiguous() if add else grad, dx, partial, n, tiles, d,
+                total, weight, scale, grad, of_total, dx, partial, n, tiles, d,
                 ADD=add, INTERPRET=INTERPRET, **tile,
             )  # fmt: skip
         return dx, dx if add else None, partial.sum(dim=0).to(weight.dtype), None
@@ -207,7 +210,8 @@ class Rotate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return launch_rotate(grad, *ctx.saved_tensors, -1), None, None
+        cos, sin = ctx.saved_tensors
+        return launch_rotate(grad, cos, sin, -1), None, None
 
 
 def launch_rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:

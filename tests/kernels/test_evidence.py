@@ -46,9 +46,9 @@ def test_auto_is_triton_where_a_record_vouches_for_this_text_on_this_card_under_
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"card": "NVIDIA A100"}, f"no record of their tests on {CARD}"),
-        ({"source": "0" * 64}, f"they have changed since their tests passed on {CARD}"),
-        ({"triton": "3.7.1"}, f"their tests passed on {CARD} under Triton 3.7.1, not {TRITON}"),
+        ({"card": "NVIDIA A100"}, f"no record of the Triton kernels' tests on {CARD}"),
+        ({"source": "0" * 64}, f"the Triton kernels have changed since their tests passed on {CARD}"),
+        ({"triton": "3.7.1"}, f"the Triton kernels' tests passed on {CARD} under Triton 3.7.1, not {TRITON}"),
     ],
 )
 def test_auto_is_chunked_where_none_does(card, changes, reason):
@@ -59,7 +59,7 @@ def test_auto_is_chunked_where_none_does(card, changes, reason):
 
 def test_a_cpu_has_no_kernels_to_vouch_for():
     cpu = torch.device("cpu")
-    assert "not for cpu" in evidence.why_not("logp", cpu)
+    assert "need a GPU" in evidence.why_not("logp", cpu)
     assert choose_logp(torch.float32, cpu) == "chunked" and choose_pointwise(torch.float32, cpu) == "reference"
 
 
@@ -85,3 +85,13 @@ def test_a_changed_letter_is_another_hash(monkeypatch, tmp_path):
     file = tmp_path / "triton" / "tiles.py"
     file.write_text(file.read_text() + "\n")
     assert evidence.source_hash("logp") != before["logp"] and evidence.source_hash("pointwise") == before["pointwise"]
+
+
+def test_auto_is_resolved_where_numbers_are_kept(card):
+    """A cache of reference log-probs is named for what computed them, not for auto."""
+    from kernels import resolve_impls
+
+    cpu, device = torch.device("cpu"), card(entry())
+    assert resolve_impls("auto", "auto", torch.float32, cpu) == ("chunked", "reference")
+    assert resolve_impls("auto", "auto", torch.bfloat16, device) == ("triton", "reference")
+    assert resolve_impls("reference", "triton", torch.bfloat16, device) == ("reference", "triton")

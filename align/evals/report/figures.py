@@ -155,7 +155,7 @@ def place_labels(points: list[Point], corners: list[Point]) -> None:
 
     for point in points:
         (x, y), w = pixels(point), text_width(point.label)
-        found = []
+        found: list[tuple] = []
         for dy in range(-height // LABEL * LABEL, height, LABEL // 2):
             for anchor, dx in (("start", 11), ("end", -11)):
                 left = x + dx - (w if anchor == "end" else 0)

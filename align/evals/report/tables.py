@@ -201,7 +201,7 @@ def side(rows: list[Row], axis: str) -> tuple[str, list[tuple[float, float | Non
         low, high = (None if end is None else 100 - end for end in (cell.high, cell.low))
         return 100 - cell.value, low, high
 
-    points = []
+    points: list[tuple[float, float | None, float | None] | None] = []
     for cells in zip(*(row.cells for row in rows), strict=True):
         if None in cells:
             points.append(None)
