@@ -132,7 +132,7 @@ RETIRED = {
     r"/\s*d ?π|\\partial\s*\\pi": "gradients are in the log-probabilities ℓ",
     r"\|[wl]\||\\lvert [wl] |\bn_[wl]\b": "the tokens of a response are |y_w|, |y_l|",
     r"\bx_[wl]\b": "the mean log-probability of a token is a_w, a_l",
-    r"(?i)\banswers?\b(?! to another's name)": "what a model writes is a response",
+    r"(?i)\banswers?\b": "what a model writes is a response",
 }
 NOTED = [*sorted((ROOT / "align" / "losses").glob("*.py")), MAP, *sorted((MAP.parent / "losses").glob("*.md"))]
 

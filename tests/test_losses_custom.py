@@ -1,4 +1,4 @@
-"""A loss of one's own: outside the tree by module:Class, inside it as a file and a line. docs/extending.md, carried out."""
+"""A user's loss: outside the tree by module:Class, inside it as a file and a line. docs/extending.md, carried out."""
 
 import re
 import shlex

@@ -1,5 +1,6 @@
-"""The files at the top of the repository: lines that read in a diff, and one version."""
+"""The prose of the repository: lines that read in a diff, and one version."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -9,11 +10,20 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_lines_read_in_a_diff(name):
-    """A row of a table is one line, whatever it takes; so is what cannot be broken."""
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    long = [line for line in lines if len(line) > WIDTH and not line.startswith("|") and " " in line.strip()]
+HELD = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+HELD += [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name not in ("kernels.md", "log.md")]
+
+
+def lines_of_prose(text: str) -> list[str]:
+    """A page's lines without code, display formulas and tables, of which a row is one line, however long."""
+    text = re.sub(r"^```.*?^```$|^\$\$\n.*?^\$\$$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in text.splitlines() if not line.startswith(("|", "    "))]
+
+
+@pytest.mark.parametrize("path", HELD, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_read_in_a_diff(path):
+    lines = lines_of_prose(path.read_text(encoding="utf-8"))
+    long = [line for line in lines if len(line) > WIDTH and " " in line.strip()]
     assert len(lines) > 10 and long == [], f"wrap at {WIDTH}"
 
 
