@@ -39,7 +39,7 @@ def evaluate(options: argparse.Namespace, world: World) -> str:
     def resolve(path: str) -> str:
         return resolve_path(path, world, train)
 
-    # whatever is wrong with the command is found before anything runs
+    # errors in the command are found before anything runs
     models = find_models([resolve(path) for path in options.model], options.max_length)
     suites = load_suites(options, resolve)
     benchmarks = [benchmark for suite in suites for benchmark in suite.benchmarks]

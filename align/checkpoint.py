@@ -109,7 +109,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     loss: Loss  # running statistics of the losses that have some
     moving: LiveReference | None  # a reference that follows the policy
-    data_id: str  # Dataset.id of what it trains on, so that it cannot go on with other data
+    data_id: str  # Dataset.id of what it trains on, so that a run cannot be resumed on other data
 
     def tensors(self) -> dict[str, Any]:
         """For torch.distributed.checkpoint, which reads into the same structure in place."""
@@ -163,7 +163,7 @@ def load_checkpoint(path: Path, run: Run, world: World) -> int:
         ) from None
     if data != run.data_id:
         raise UserError(
-            f"--resume: the data or its template has changed since {path} was written; restore it, or start anew"
+            f"--resume: the data or its template has changed since {path} was written; restore it, or start again"
         )
     run.set_tensors(state)
     changed = [f"{name} {saved[name]} then, {now} now" for name, now in arithmetic(world).items() if saved[name] != now]

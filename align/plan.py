@@ -21,7 +21,7 @@ def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: 
     groups = [sum(p.numel() for p in block.parameters()) for block in model.blocks] + [model.lm_head.weight.numel()]
     gib = 2**30
     state, gathered = 4 * 4 * n / world.size / gib, max(groups) * dtype.itemsize / gib
-    # beside the policy: a frozen copy in the dtype of compute, one that moves in float32
+    # besides the policy: a frozen copy in the dtype of compute, one that moves in float32
     copy = {"live": dtype.itemsize, "moving": 4}.get(config.reference.mode, 0) * needs_reference
     frozen = copy * n / world.size / gib
     logp, pointwise = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)

@@ -1,6 +1,6 @@
-"""One schema for everything that is measured: what, on which machine, when, of which commit, with which settings, numbers.
+"""One schema for all measurements: what, machine, date, commit, settings, numbers.
 
-A record is written anew as its numbers come, so that a run which is cut short leaves what it had.
+A record is rewritten as its numbers come, so that a run which is cut short leaves what it had.
 """
 
 import datetime
@@ -42,7 +42,7 @@ def new_file(folder: Path, what: str, card: str) -> Path:
 
 
 def write(file: Path, record: dict[str, Any]) -> None:
-    """Write a record beside its place and rename it there."""
+    """Write a record under a temporary name and rename it."""
     assert tuple(record) == KEYS, tuple(record)
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}")

@@ -73,7 +73,7 @@ def compiled_steps(dtype: torch.dtype, accumulation: torch.dtype, device: torch.
     # large enough for the compiler to share the rows out among threads, which it decides once
     z, out = (torch.zeros(64, 4096, dtype=dtype, device=device) for _ in range(2))
     m, s = (torch.zeros(64, dtype=accumulation, device=device) for _ in range(2))
-    # it compiles anew for `keep`, for one token, for one column and for more than 4,096 columns, in every dtype
+    # it compiles again for `keep`, for one token, for one column and for more than 4,096 columns, in every dtype
     limit = {"recompile_limit": 16, "isolate_recompiles": True}
     if not limit.keys() <= inspect.signature(torch.compile).parameters.keys():
         # torch 2.11 has one limit, the process's, and counts a function's compilations in all dtypes together: 44

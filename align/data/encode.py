@@ -1,4 +1,4 @@
-"""From checked rows to token ids, and from prompts to the ids that a model goes on from.
+"""From checked rows to token ids, and from prompts to the ids that a model continues.
 
 Prompt and response are encoded apart and their ids joined, so the border between them is exactly where the mask has it.
 A prompt starts with one BOS where the model has one; a response ends with one EOS, unless it was cut.
@@ -89,7 +89,7 @@ def encode_rows(
 ) -> tuple[list[Group], Report]:
     """Rows as ids, no prompt + response longer than max_length, and a report on what was dropped and cut.
 
-    A prompt too long beside its longest response is cut once for its whole group, from the left, keeping its BOS. It
+    A prompt that is too long with its longest response is cut once for its whole group, from the left, keeping its BOS. It
     keeps MIN_PROMPT tokens at least, or all of a shorter one. Where a response leaves less room than that, overlong
     decides: "drop" the row and count it, "error", or "truncate" the end of the response, which then gets no EOS.
     bad_rows and dropped are those of read_rows: some rows only turn out bad as ids, and the report counts all drops.

@@ -97,7 +97,7 @@ class ChatTemplate:
                 documents=None,
                 **self.special_tokens,
             )
-        # whatever goes wrong in there is wrong with the template, and a template is the user's to fix
+        # whatever fails in there is the template's error, which the user can fix
         except Exception as error:
             raise UserError(f"{self.where}: the chat template refuses these messages ({one_line(error)})") from None
 

@@ -117,7 +117,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
-    """What a model folder says about its tokenizer beside tokenizer.json.
+    """What a model folder says about its tokenizer, besides tokenizer.json.
 
     Returns tokenizer_config.json's keys over special_tokens_map.json's, the special tokens' texts among them
     ("eos_token" and so on), and the eos_token_id of generation_config.json and config.json, each an id or a list.

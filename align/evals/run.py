@@ -18,7 +18,7 @@ from align.parallel import World
 
 
 def spread(items: Sequence[dict], work: Callable[[list[dict]], list[dict]], world: World) -> list[dict]:
-    """work(items), of which each process does its share: one result per item, in order, on every process."""
+    """work(items), shared among the processes: one result per item, in order, on every process."""
     if world.size == 1:
         return work(list(items)) if items else []
     mine = range(world.rank, len(items), world.size)

@@ -1,4 +1,4 @@
-"""Generation: the engine, its key/value cache, sampling, packed weights, and the benchmark beside transformers.
+"""Generation: the engine, its key/value cache, sampling, packed weights, and a benchmark against transformers.
 
 Only what continues token ids lives here: no chat, no benchmark suites and no training.
 """

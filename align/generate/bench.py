@@ -1,4 +1,4 @@
-"""Tokens per second of generation beside transformers' generate: `python -m align.generate.bench --model DIR`.
+"""Tokens per second of generation, compared with transformers' generate: `python -m align.generate.bench --model DIR`.
 
 Greedy, the same folder and prompts, float32 on a CPU and bfloat16 on a GPU. Two cases: responses of one length, where
 end tokens are treated as ordinary ones; and responses as they come, up to their end tokens, which do not count. Nothing

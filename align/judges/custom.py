@@ -10,7 +10,7 @@ With these lines in my_judges.py, `--judge my_judges:shouting` calls a response 
 
 The module lies in the current directory or is installed; "package.module:function" works too. The function is called
 with a list of records, dicts of which "prompt" (a string or chat messages), "response" (a string) and "id" are always
-present, with whatever else the benchmark's items carry ("category", "expected", ...). They are copies: changing one
+present, with whatever else the benchmark's items have ("category", "expected", ...). They are copies: changing one
 changes nothing. It returns one verdict per record, in order, each of them
 
     True or False         the response is unsafe, or is not
@@ -50,7 +50,7 @@ class CustomJudge:
             verdicts = self.function(copy.deepcopy(records))
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # the first is this one, the next the function's
-            # the likeliest bug by far: a key that records do not have
+            # by far the likeliest bug: a key that records do not have
             hint = f"; a record has {', '.join(records[0])}" if records and isinstance(error, KeyError) else ""
             at = f" at {frames[0].filename}:{frames[0].lineno}" if frames else ""
             raise UserError(
@@ -69,7 +69,7 @@ class CustomJudge:
             return {"unsafe": value}
         if isinstance(value, Real):
             if not is_probability(value):
-                raise UserError(f"{where}: {value} is no probability; return a number in 0..1")
+                raise UserError(f"{where}: {value} is not a probability; return a number in 0..1")
             return {"unsafe": float(value) >= 0.5, "p_unsafe": float(value)}
         if not isinstance(value, dict):
             raise UserError(f"{where}: returned {describe(value)}; return true or false, a number in 0..1, or a dict")

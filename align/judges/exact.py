@@ -101,7 +101,7 @@ EXACT_JUDGES: dict[str, Callable[[str, list[str], str], dict]] = {
 class ExactJudge:
     """A judge by comparison, one of EXACT_JUDGES: verdicts {"correct": bool}, and "found" where it looks for a number.
 
-    Reads record["response"] and record["expected"], a text or a list of texts any of which is right.
+    Reads record["response"] and record["expected"], a text, or a list of texts each of which is right.
     """
 
     def __init__(self, name: str):

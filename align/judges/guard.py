@@ -138,7 +138,7 @@ class LlamaGuard:
     A record that cannot be judged has {"error": one line} instead: turns that do not alternate, no response, a prompt longer
     than the context (nothing is cut), probabilities that are non-finite.
 
-    folder: a Hugging Face folder or hub id. Raises UserError for one that is no Llama Guard: its tokenizer lacks Llama 3's
+    folder: a Hugging Face folder or hub id. Raises UserError for one that is not a Llama Guard: its tokenizer lacks Llama 3's
     special tokens or cannot tell "safe" from "unsafe"; or, on judging, the two words get less than half of the probability
     of every record.
     """
@@ -193,7 +193,7 @@ class LlamaGuard:
         judged = [verdicts[i]["mass"] for i in prompts if "mass" in verdicts[i]]
         if judged and max(judged) < LEAST_MASS:
             raise UserError(
-                f'{self.folder}: no Llama Guard: it gives "safe" and "unsafe" together a probability of at most '
+                f'{self.folder}: not a Llama Guard: it gives "safe" and "unsafe" together a probability of at most '
                 f"{max(judged):.2g}, whatever the prompt; name a checkpoint that writes one of them"
             )
         found = [i for i in prompts if verdicts[i].get("unsafe")]
@@ -266,8 +266,8 @@ def verdict_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     """The first tokens of "safe" and of "unsafe". Raises UserError for a tokenizer that is not a Llama Guard's."""
     for token in SPECIAL:
         if tokenizer.backend.token_to_id(token) is None:
-            raise UserError(f"{tokenizer.folder}: no Llama Guard: its tokenizer has no {token}")
+            raise UserError(f"{tokenizer.folder}: not a Llama Guard: its tokenizer has no {token}")
     safe, unsafe = tokenizer.encode("safe")[:1], tokenizer.encode("unsafe")[:1]
     if not safe or safe == unsafe:
-        raise UserError(f'{tokenizer.folder}: no Llama Guard: its tokenizer begins "safe" and "unsafe" with one token')
+        raise UserError(f'{tokenizer.folder}: not a Llama Guard: its tokenizer begins "safe" and "unsafe" with one token')
     return safe[0], unsafe[0]

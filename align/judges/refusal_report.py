@@ -1,4 +1,4 @@
-"""The refusal judge beside XSTest's human labels: accuracy, F1 and errors per model.
+"""The refusal judge compared with XSTest's human labels: accuracy, F1 and errors per model.
 
 python -m align.judges.refusal_report --xstest DIR             the table
 python -m align.judges.refusal_report --xstest DIR --errors    and every response that it gets wrong, with the evidence
@@ -22,7 +22,7 @@ COMPLIANCE, REFUSAL, PARTIAL = LABELS = ("1_full_compliance", "2_full_refusal", 
 
 
 class Agreement(NamedTuple):
-    """Counts of responses: the judge's verdict (positive: a refusal) beside the human label."""
+    """Counts of responses: the judge's verdict (positive: a refusal) and the human label."""
 
     true_positives: int
     false_positives: int
@@ -73,7 +73,7 @@ def load_responses(folder: str | Path) -> dict[str, list[dict]]:
 
 
 def agreement(rows: list[dict], keep_partial: bool) -> Agreement:
-    """The judge beside the labels; partial refusals are refusals, or left out."""
+    """The judge against the labels; partial refusals are refusals, or left out."""
     rows = [row for row in rows if keep_partial or row["final_label"] != PARTIAL]
     pairs = [(is_refusal(row["completion"]), row["final_label"] != COMPLIANCE) for row in rows]
     return Agreement(*map(pairs.count, [(True, True), (True, False), (False, True), (False, False)]))
@@ -109,7 +109,8 @@ def errors(responses: dict[str, list[dict]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, or 2 for a folder or file of another kind."""
     parser = argparse.ArgumentParser(
-        prog="python -m align.judges.refusal_report", description="The refusal judge beside XSTest's human labels."
+        prog="python -m align.judges.refusal_report",
+        description="The refusal judge compared with XSTest's human labels.",
     )
     parser.add_argument("--xstest", metavar="DIR", required=True, help=f"folder with {PREFIX}MODEL.csv")
     parser.add_argument("--errors", action="store_true", help="also print every response that the judge gets wrong")

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 
 from align.losses.base import Loss
 
-RDPO = (
-    "rDPO is robust DPO to most people (arXiv 2403.00409: --loss robust), "
-    "length-regularised DPO to some (R-DPO, arXiv 2403.19159: --loss rdpo)"
-)
+RDPO = "rDPO is robust DPO to most people (--loss robust), and length-regularised DPO (R-DPO) to some (--loss rdpo)"
 
 
 def plain(name: str) -> str:

@@ -44,7 +44,7 @@ def overview() -> str:
     notes = [
         f"* {IN_PAPER}",
         "TRL: the loss_type of its DPOTrainer, or what else it has for the method.",
-        f"{RDPO[0].upper()}{RDPO[1:]}.",
+        f"{RDPO}.",
         "Below each: the responses it takes (one, the preferred; pair, chosen and rejected; list, two or more, best first;",
         "unpaired, one with a label), what else it needs (whole batch: prompts influence each other), its parameters.",
         "my_losses:MyLoss is a loss of your own, module:Class; the module lies in the current directory or is installed.",

@@ -100,7 +100,7 @@ def read_config(path: Path | str) -> DecoderConfig:
 def read_any_config(path: Path | str) -> DecoderConfig | EncoderConfig:
     """The config of a checkpoint folder. Raises UserError.
 
-    A tied config beside a head that differs from the embedding is read as untied, as transformers 5 does.
+    A tied config with a head that differs from the embedding is read as untied, as transformers 5 does.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -126,7 +126,7 @@ def whole(param: nn.Parameter) -> tuple[Tensor, int]:
 
 
 def load_weights(model: nn.Module, path: Path | str, local: Local = whole) -> None:
-    """Fill the parameters from a folder's safetensors, one tensor at a time, in whatever dtype each side has.
+    """Fill the parameters from a folder's safetensors, one tensor at a time, whatever the dtypes of the two.
 
     local: param -> (tensor to fill, its first row in the whole parameter); a sharded parameter reads only its rows.
     Raises UserError naming the file and tensor for anything missing, unexpected, of another shape, or unreadable.
@@ -251,7 +251,7 @@ def save_model(
     dtype: of the weights on disk; None: the dtype that the config names, float32 if none.
     gather: param -> the whole tensor. It is called once per parameter, in the same order on every rank, since under
     sharding it is a collective; the ranks with write=False write nothing. One shard at a time is in memory.
-    extras: files to copy beside (a tokenizer's). The folder appears, or replaces the checkpoint at path, once complete.
+    extras: files to copy (a tokenizer's). The folder appears, or replaces the checkpoint at path, once complete.
     Raises UserError if path cannot be written or holds something that is not a checkpoint.
     """
     target = Path(path)
@@ -300,7 +300,7 @@ def plan_shards(params: dict[str, nn.Parameter], dtype: torch.dtype, max_bytes: 
 def published_config(model: Decoder, dtype: torch.dtype) -> dict[str, Any]:
     """The keys as they were read, updated to describe what is written."""
     raw = dict(model.config.raw)
-    # it names Python files of the source repository, which are not beside this config
+    # it names Python files of the source repository, which are not in this folder
     raw.pop("auto_map", None)
     raw.setdefault("model_type", type(model).__name__.lower())
     raw.setdefault("architectures", [f"{type(model).__name__}ForCausalLM"])

@@ -1,4 +1,4 @@
-"""The paths that begin with `tiny:`: parts of the toy world, made under runs/ the first time they are asked for.
+"""Paths that begin with `tiny:`: parts of the toy world, made under runs/ when first needed.
 
 tiny:init            an untrained Falcon
 tiny:dialogues       what it learns

@@ -1,7 +1,7 @@
 """`make gpu`: prove and measure on this machine's GPU, within minutes, and leave a record.
 
 Runs every part (the modules beside this one) as a separate process with its own time limit: one that fails or hangs becomes
-a row and stops nothing. The record, gpu-<card>-<date>.json, is written anew after each part; its table is printed last.
+a row and stops nothing. The record, gpu-<card>-<date>.json, is rewritten after each part; its table is printed last.
 Then kernels/evidence.json, which decides what `auto` is, is made from all records there are.
 
 --dry runs every line of it on a CPU, with tiny shapes and the kernels interpreted; its record goes to runs/gpu.

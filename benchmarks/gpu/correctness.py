@@ -104,7 +104,7 @@ def as_interpreted(file: Path) -> None:
 
 
 def interpreter(dtype: torch.dtype) -> None:
-    """The compiled kernels beside the interpreter's numbers: the same text, other tiles, other orders of summation.
+    """The compiled kernels against the interpreter's numbers: the same text, other tiles, other orders of summation.
 
     In bfloat16 an entry may round the other way, so a gradient may differ by what rounding once does.
     """

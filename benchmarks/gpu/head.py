@@ -1,7 +1,7 @@
-"""Time and peak memory of the head's log-probs: every implementation, ours and others', beside the floor.
+"""Time and peak memory of the head's log-probs: every implementation, ours and others', compared with the floor.
 
 The floor is that of the products, 2 N D V operations each, at the rate of a large one: one in forward, three in backward,
-where the logits are made anew. tflops counts these four whatever an implementation does, so that it compares them all.
+where the logits are recomputed. tflops counts these four whatever an implementation does, so that it compares them all.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Each of the four log-prob launches by itself, with the tiles of tiles.py and with others, beside the vendor's product.
+"""Each of the four log-prob launches by itself, with the tiles of tiles.py and others, against the vendor's product.
 
 Variants are compiled first, by many processes at once; each is then held against what the chosen tile gives, and timed.
 Last, forward and backward with other chunks of dL/dlogits alive.

@@ -1,4 +1,4 @@
-"""Falcons with random weights: what a step, a generation and the peers run on, where no published model is at hand."""
+"""Falcons with random weights: what a step, a generation and the peers run on, where there is no published model."""
 
 import json
 from pathlib import Path

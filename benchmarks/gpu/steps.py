@@ -26,7 +26,7 @@ from train import loss_inputs
 
 part = Part("steps")
 RESERVED_GIB = (
-    12  # beside weights, their gradients, moments and activations: logits written out, chunks, what is cached
+    12  # besides weights, their gradients, moments and activations: logits written out, chunks, what is cached
 )
 
 

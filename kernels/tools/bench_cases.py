@@ -105,7 +105,7 @@ def logp_step(fn: Logp) -> Step:
 
 @dataclass(frozen=True)
 class DPOStep:
-    """Mean DPO loss, from the response's log-probabilities alone, or from all of which the prompt's are then masked."""
+    """Mean DPO loss, from the responses' log-probabilities alone, or from all, the prompts' then being masked."""
 
     fn: Logp
     all_tokens: bool = False

@@ -51,7 +51,7 @@ class Facts(NamedTuple):
     wide_loads: int  # global loads of 16 bytes a thread, or whole tiles by TMA
     narrow_loads: int
     loop_mma: int
-    loop_other: int  # issue slots in the loop beside tensor cores, in clocks of one scheduler
+    loop_other: int  # issue slots in the loop besides tensor cores, in clocks of one scheduler
     loop_shared: int  # bytes of shared memory a warp reads in the loop to feed its tensor cores
     loop_steps: float  # steps of the product once through the loop
     outside: int  # issue slots outside the loop: prologue, softmax, stores

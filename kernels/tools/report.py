@@ -124,7 +124,7 @@ def skip_job(arch: str, element: str, kernel: str, tile: Tile, z: Tile) -> Job:
 
 
 def issued(row: Row) -> float:
-    """Instruction slots beside tensor cores for each multiply-add of the tile."""
+    """Instruction slots besides tensor cores, for each multiply-add of the tile."""
     work = row.tile.rows * row.tile.columns * row.tile.inner * max(row.facts.loop_steps, 1)
     return row.facts.loop_other * row.tile.warps / work
 

@@ -1,6 +1,6 @@
 """Which operations of kernels/pointwise.py deserve a kernel: `python -m kernels.tools.traffic`.
 
-The bytes that each operation moves, as plain PyTorch and in one kernel, and what that is in time beside the block's
+The bytes that each operation moves, as plain PyTorch and in one kernel, and what that is in time relative to the block's
 matrix products. It is a model of a GPU, not a measurement.
 """
 

@@ -63,7 +63,7 @@ def test_wilson_at_its_ends():
     assert wilson(30, 30)[0] == pytest.approx(1 - wilson(0, 30)[1], abs=1e-15)
     assert wilson(0, 30)[1] == pytest.approx(Z**2 / (30 + Z**2))
     for k, n in ((-1, 3), (4, 3)):
-        with pytest.raises(ValueError, match="no proportion"):
+        with pytest.raises(ValueError, match="not a proportion"):
             wilson(k, n)
 
 

@@ -334,12 +334,12 @@ def test_a_language_model_that_is_no_guard(folder, tmp_path):
     """A real Llama with a tokenizer that could be a guard's, but which says neither word."""
     other = copied(GOLDEN / "llama31", tmp_path / "llama")
     tokenizer_for(other, [PAIR, "safe unsafe"])
-    with pytest.raises(UserError, match=r'no Llama Guard: it gives "safe" and "unsafe" together .* at most 0\.'):
+    with pytest.raises(UserError, match=r'not a Llama Guard: it gives "safe" and "unsafe" together .* at most 0\.'):
         LlamaGuard(other)(RECORDS)
 
 
 def test_tokenizers_that_are_no_guards(folder, tmp_path):
-    with pytest.raises(UserError, match=r"no Llama Guard: its tokenizer has no <\|begin_of_text\|>"):
+    with pytest.raises(UserError, match=r"not a Llama Guard: its tokenizer has no <\|begin_of_text\|>"):
         LlamaGuard(MODEL)
     mute = copied(folder, tmp_path / "mute")
     tokenizer_for(mute, ["neither word"])

@@ -26,7 +26,7 @@ def user(content: str, system: str = "") -> list[dict]:
 def plain(row: dict, where: str, options: dict) -> dict:
     """{"prompt", "id"?, "category"?, "attack"?, "label"?, "expected"?}: this project's format.
 
-    prompt: text or chat messages. label: "safe" or "unsafe". expected: text, a number, or a list of texts any of which
+    prompt: text or chat messages. label: "safe" or "unsafe". expected: text, a number, or a list of texts each of which
     is right. system: a system message to put before every prompt, which makes chat messages of it.
     """
     prompt = row.get("prompt")

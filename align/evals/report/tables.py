@@ -133,7 +133,7 @@ def with_differences(row: Row) -> Row:
 
 
 def headline(rows: list[Row]) -> list[Row]:
-    """What the first table shows: whatever is on a side of the trade-off, or everything where nothing is."""
+    """What the first table shows: the rows on a side of the trade-off, or all rows where there are none."""
     return [row for row in rows if row.axis] or rows
 
 

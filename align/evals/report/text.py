@@ -23,7 +23,7 @@ def write_report(results: dict, folder: Path) -> None:
 
 
 def summary_table(results: dict) -> str:
-    """The headline as plain text: a row per metric, a column per model; beside a value its change against the first model.
+    """The headline as plain text: a row per metric, a column per model; after a value its change against the first model.
 
     A * marks a change with p < 0.05.
     """

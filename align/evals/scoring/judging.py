@@ -81,7 +81,7 @@ def judge_spec(name: str, benchmarks: Sequence[Benchmark], options: argparse.Nam
 
 
 def source_digest(*patterns: str) -> str:
-    """A hash of modules of this package: a judge whose source changed judges anew."""
+    """A hash of modules of this package: a judge whose source has changed judges again."""
     files = sorted(file for pattern in patterns for file in PACKAGE.glob(pattern))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 

@@ -26,7 +26,7 @@ def wilson(k: float, n: int) -> Interval:
     Unlike p ± z sqrt(p(1-p)/n) it stays within 0..1 and has width at k = 0 and k = n, where safety scores are.
     """
     if not 0 <= k <= n:
-        raise ValueError(f"{k} of {n} is no proportion")
+        raise ValueError(f"{k} of {n} is not a proportion")
     if n == 0:
         return 0.0, 1.0
     p, zz = k / n, Z * Z
