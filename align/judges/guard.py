@@ -269,5 +269,7 @@ def verdict_ids(tokenizer: Tokenizer) -> tuple[int, int]:
             raise UserError(f"{tokenizer.folder}: not a Llama Guard: its tokenizer has no {token}")
     safe, unsafe = tokenizer.encode("safe")[:1], tokenizer.encode("unsafe")[:1]
     if not safe or safe == unsafe:
-        raise UserError(f'{tokenizer.folder}: not a Llama Guard: its tokenizer begins "safe" and "unsafe" with one token')
+        raise UserError(
+            f'{tokenizer.folder}: not a Llama Guard: its tokenizer begins "safe" and "unsafe" with one token'
+        )
     return safe[0], unsafe[0]
