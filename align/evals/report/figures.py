@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from align.evals.report.tables import Row, Table, missing, number
+from align.evals.report.tables import Estimate, Row, Side, Table, missing, number
 
 PLOT = (250, 300)  # px: the trade-off's plot on a 360-pixel phone, the narrowest for which labels are placed
 LABEL = 14  # px from one label's line to the next
@@ -99,23 +99,21 @@ class Tradeoff:
     absent: list[int] = field(default_factory=list)  # models that lack one side
 
 
-Side = tuple[str, list[tuple[float, float | None, float | None] | None]]
-
-
 def tradeoff(capability: Side, safety: Side, names: list[str]) -> Tradeoff | None:
     """Safety over capability with the Pareto front, from tables.side; None where no model has both."""
-    both = [None if None in pair else pair for pair in zip(capability[1], safety[1], strict=False)]
+    both = [(c, s) if c and s else None for c, s in zip(capability[1], safety[1], strict=False)]
     if not any(both):
         return None
     axes = []
     for i, label in enumerate((capability[0], safety[0])):
-        ends = [end for pair in both if pair for end in pair[i] if end is not None]
-        axes.append(nice_axis(label, ends, limits=(0, 100)))
+        values = [value for pair in both if pair for value in pair[i] if value is not None]
+        axes.append(nice_axis(label, values, limits=(0, 100)))
     x, y = axes
     front = pareto_front([pair and (pair[0][0], pair[1][0]) for pair in both])
 
-    def ends(axis: Axis, score: tuple) -> tuple[float, float] | None:
-        return None if score[1] is None else (axis.at(score[1]), axis.at(score[2]))
+    def ends(axis: Axis, estimate: Estimate) -> tuple[float, float] | None:
+        _, low, high = estimate
+        return None if low is None or high is None else (axis.at(low), axis.at(high))
 
     points = [
         Point(
@@ -137,6 +135,9 @@ def tradeoff(capability: Side, safety: Side, names: list[str]) -> Tradeoff | Non
     return Tradeoff(x, y, points, path, [i for i, pair in enumerate(both) if pair is None])
 
 
+Box = tuple[float, float, float, float]  # px: left, top, right, bottom
+
+
 def place_labels(points: list[Point], corners: list[Point]) -> None:
     """Put every label near its mark, where it hides no mark, no other label and, if possible, no part of the stairs."""
     width, height = PLOT
@@ -150,12 +151,12 @@ def place_labels(points: list[Point], corners: list[Point]) -> None:
         stairs += [(left, y, x, y), (x, y, x, low)]
         left = x
 
-    def hidden(box: tuple, others: list[tuple]) -> int:
+    def hidden(box: Box, others: list[Box]) -> int:
         return sum(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in others)
 
     for point in points:
         (x, y), w = pixels(point), text_width(point.label)
-        found: list[tuple] = []
+        found: list[tuple[int, int, int, str, int, int, Box]] = []
         for dy in range(-height // LABEL * LABEL, height, LABEL // 2):
             for anchor, dx in (("start", 11), ("end", -11)):
                 left = x + dx - (w if anchor == "end" else 0)
@@ -205,7 +206,7 @@ def bars(table: Table) -> Bars | None:
             Bar(
                 i,
                 axis.at(cell.value),
-                None if None in (cell.low, cell.high) else (axis.at(cell.low), axis.at(cell.high)),
+                None if cell.low is None or cell.high is None else (axis.at(cell.low), axis.at(cell.high)),
                 number(cell.value, unit),
             )
             for i, cell in enumerate(row.cells)

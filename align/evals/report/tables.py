@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 AXES = {
@@ -65,14 +65,14 @@ class Row:
         parts = [] if grouped else [self.direction]
         return ", ".join([*parts, *([f"n = {self.size}"] if self.size else [])])
 
-    def improved(self, cell: Cell) -> bool:
-        return (cell.difference > 0) == (self.better == "higher")
+    def improved(self, difference: float) -> bool:
+        return (difference > 0) == (self.better == "higher")
 
     def verdict(self, cell: Cell | None) -> str:
         """ "better" or "worse" for a significant change, "" for any other."""
         if cell is None or not cell.difference or cell.p is None or cell.p >= SIGNIFICANT:
             return ""
-        return "better" if self.improved(cell) else "worse"
+        return "better" if self.improved(cell.difference) else "worse"
 
 
 @dataclass
@@ -82,6 +82,10 @@ class Table:
     caption: str
     head: str  # what the first column holds
     rows: list[Row]
+
+
+Estimate = tuple[float, float | None, float | None]  # a value and the ends of its interval
+Side = tuple[str, list[Estimate | None]]  # of the trade-off: what it is, and the estimate of every model
 
 
 def all_rows(results: dict) -> list[Row]:
@@ -99,7 +103,8 @@ def all_rows(results: dict) -> list[Row]:
         change = changes.get((score["model"], benchmark, metric), {})
         return Cell(
             score["value"],
-            *(None if missing(score.get(end)) else score[end] for end in ("low", "high")),
+            low=None if missing(score.get("low")) else score["low"],
+            high=None if missing(score.get("high")) else score["high"],
             n=score.get("n"),
             failed=score.get("failed", 0),
             difference=change.get("difference"),
@@ -186,8 +191,8 @@ def side_titles(rows: list[Row], axis: str) -> tuple[list[str], list[str]]:
     return named, [short_title(row) for row in unused]
 
 
-def side(rows: list[Row], axis: str) -> tuple[str, list[tuple[float, float | None, float | None] | None]]:
-    """One side of the trade-off: what it is, and (value, low, high) of every model, in percent, higher being better.
+def side(rows: list[Row], axis: str) -> Side:
+    """One side of the trade-off, in percent, higher being better.
 
     A metric that is better lower counts as its complement. The mean of several metrics has no interval.
     """
@@ -195,21 +200,21 @@ def side(rows: list[Row], axis: str) -> tuple[str, list[tuple[float, float | Non
     if not rows:
         return "", []
 
-    def upwards(row: Row, cell: Cell) -> tuple[float, float | None, float | None]:
+    def upwards(row: Row, cell: Cell) -> Estimate:
         if row.better == "higher":
             return cell.value, cell.low, cell.high
         low, high = (None if end is None else 100 - end for end in (cell.high, cell.low))
         return 100 - cell.value, low, high
 
-    points: list[tuple[float, float | None, float | None] | None] = []
+    points: list[Estimate | None] = []
     for cells in zip(*(row.cells for row in rows), strict=True):
-        if None in cells:
+        known = [upwards(row, cell) for row, cell in zip(rows, cells, strict=True) if cell]
+        if len(known) < len(rows):
             points.append(None)
         elif len(rows) == 1:
-            points.append(upwards(rows[0], cells[0]))
+            points.append(known[0])
         else:
-            values = [upwards(row, cell)[0] for row, cell in zip(rows, cells, strict=True)]
-            points.append((sum(values) / len(values), None, None))
+            points.append((sum(value for value, _, _ in known) / len(known), None, None))
     if len(rows) > 1:
         return f"mean of {len(rows)} {axis} metrics, %", points
     return (rows[0].title if rows[0].better == "higher" else f"100 − {rows[0].title}") + ", %", points
@@ -220,9 +225,7 @@ def verdicts(results: dict, rows: list[Row]) -> list[tuple[str, str]]:
     models = [model["name"] for model in results["models"]]
     safety = next((row for row in rows if row.axis == "safety"), None)
     if len(models) == 1:
-        levels = [
-            f"{short_title(row)} {number(row.cells[0].value, row.unit)}" for row in headline(rows) if row.cells[0]
-        ]
+        levels = [f"{short_title(row)} {number(cell.value, row.unit)}" for row, cell in having(headline(rows), 0)]
         return [(models[0], ", ".join(levels) or "nothing was measured")]
     return [
         (model, f"{gained(rows, safety, i)}; {price(rows, i)}{less_safe(rows, safety, i)}")
@@ -231,19 +234,29 @@ def verdicts(results: dict, rows: list[Row]) -> list[tuple[str, str]]:
     ]
 
 
+def having(rows: list[Row], model: int) -> Iterator[tuple[Row, Cell]]:
+    """The rows in which a model has a value, with its cell."""
+    for row in rows:
+        cell = row.cells[model]
+        if cell:
+            yield row, cell
+
+
 def gained(rows: list[Row], row: Row | None, model: int) -> str:
     """ "global safety score 51.7 → 100.0 (+48.3, p < 0.001)"."""
-    if row is None or row.cells[model] is None:
+    cell = row.cells[model] if row else None
+    if row is None or cell is None:
         return "safety was not measured"
-    base, cell = row.cells[0], row.cells[model]
+    base = row.cells[0]
     if base is None:
         return f"{short_title(row)} {number(cell.value, row.unit)}"
     p = p_value(cell.p)
     if not p and row.benchmark is None:
-        tested = [r for r in rows if r.axis == "safety" and r.cells[model] and r.cells[model].p is not None]
-        safer = sum(r.verdict(r.cells[model]) == "better" for r in tested)
+        safety = [(r, c) for r, c in having(rows, model) if r.axis == "safety"]
+        tested = [(c.p, r.verdict(c)) for r, c in safety if c.p is not None]
+        safer = sum(verdict == "better" for _, verdict in tested)
         if tested and safer == len(tested):
-            p = f"{p_value(max(r.cells[model].p for r in tested)).replace('=', '≤')} on each safety metric"
+            p = f"{p_value(max(tested)[0]).replace('=', '≤')} on each safety metric"
         elif tested:
             p = f"significantly safer on {safer} of {len(tested)} safety metrics"
     change = ", ".join(filter(None, [signed(cell.difference, row.unit), p]))
@@ -252,29 +265,28 @@ def gained(rows: list[Row], row: Row | None, model: int) -> str:
 
 def price(rows: list[Row], model: int) -> str:
     """ "the price: maths −25.8, helpfulness −100.0": what got significantly worse, or was not tested."""
-    paid = [row for row in rows if row.axis in ("capability", "over-refusal") and row.benchmark is not None]
-    paid = [row for row in paid if row.cells[model] and row.cells[model].difference is not None]
+    sides = [row for row in rows if row.axis in ("capability", "over-refusal") and row.benchmark is not None]
+    paid = [(row, cell, cell.difference) for row, cell in having(sides, model) if cell.difference is not None]
     if not paid:
         return "the price was not measured"
     lost = [
-        row
-        for row in paid
-        if row.verdict(row.cells[model]) == "worse"
-        or (row.cells[model].p is None and row.cells[model].difference and not row.improved(row.cells[model]))
+        (row, cell, difference)
+        for row, cell, difference in paid
+        if row.verdict(cell) == "worse" or (cell.p is None and difference and not row.improved(difference))
     ]
-    lost.sort(key=lambda row: (row.unit != "%", -abs(row.cells[model].difference)))
+    lost.sort(key=lambda loss: (loss[0].unit != "%", -abs(loss[2])))
     if not lost:
         return f"no significant loss in {len(paid)} measure{'s' * (len(paid) > 1)} of capability and over-refusal"
-    named = [changed(row, row.cells[model]) for row in lost[:LISTED]]
+    named = [changed(row, cell) for row, cell, _ in lost[:LISTED]]
     more = f", and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
     return f"the price: {', '.join(named)}{more}"
 
 
 def less_safe(rows: list[Row], headline_row: Row | None, model: int) -> str:
     """A safety metric that got worse must not hide behind the one that the sentence opens with."""
-    worse = [row for row in rows if row.axis == "safety" and row is not headline_row]
-    worse = [row for row in worse if row.verdict(row.cells[model]) == "worse"]
-    return f"; less safe: {', '.join(changed(row, row.cells[model]) for row in worse)}" if worse else ""
+    others = [row for row in rows if row.axis == "safety" and row is not headline_row]
+    worse = [changed(row, cell) for row, cell in having(others, model) if row.verdict(cell) == "worse"]
+    return f"; less safe: {', '.join(worse)}" if worse else ""
 
 
 def changed(row: Row, cell: Cell) -> str:
@@ -297,14 +309,17 @@ def number(value: float, unit: str = "%") -> str:
     return text.removeprefix("−") if not float(text.replace("−", "-")) else text
 
 
-def signed(value: float, unit: str = "%") -> str:
+def signed(value: float | None, unit: str = "%") -> str:
+    """A change with its sign, or "" where there is none."""
+    if value is None:
+        return ""
     text = number(value, unit)
     return text if text.startswith("−") or not float(text) else f"+{text}"
 
 
 def interval(cell: Cell, unit: str = "%") -> str:
     """ "76.6 to 89.6", or "" where there is none."""
-    return "" if None in (cell.low, cell.high) else f"{number(cell.low, unit)} to {number(cell.high, unit)}"
+    return "" if cell.low is None or cell.high is None else f"{number(cell.low, unit)} to {number(cell.high, unit)}"
 
 
 def p_value(p: float | None) -> str:
