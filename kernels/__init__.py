@@ -12,7 +12,6 @@ The modules import one another by relative names, since the package has two name
 
 import functools
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ __all__ = [
 def _triton_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     from .triton.logp import triton_logp  # triton is optional, and large
 
-    return cast(Tensor, triton_logp(hidden, weight, targets))  # a pair only with the entropy
+    return triton_logp(hidden, weight, targets)
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

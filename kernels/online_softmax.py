@@ -9,7 +9,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,11 +74,12 @@ def compiled_steps(dtype: torch.dtype, accumulation: torch.dtype, device: torch.
     z, out = (torch.zeros(64, 4096, dtype=dtype, device=device) for _ in range(2))
     m, s = (torch.zeros(64, dtype=accumulation, device=device) for _ in range(2))
     # it compiles again for `keep`, for one token, for one column and for more than 4,096 columns, in every dtype
-    limit = {"recompile_limit": 16, "isolate_recompiles": True}
+    limit: dict[str, Any] = {"recompile_limit": 16, "isolate_recompiles": True}
     if not limit.keys() <= inspect.signature(torch.compile).parameters.keys():
         # torch 2.11 has one limit, the process's, and counts a function's compilations in all dtypes together: 44
         limit, torch._dynamo.config.recompile_limit = {}, max(64, torch._dynamo.config.recompile_limit)
-    steps = Steps(*(torch.compile(step, dynamic=True, **limit) for step in EAGER))  # type: ignore[call-overload]
+    compiled = functools.partial(torch.compile, dynamic=True, **limit)
+    steps = Steps(compiled(EAGER.absorb), compiled(EAGER.weigh))
     try:
         with torch.no_grad():  # as inside ChunkedLogp; a compilation holds for one grad mode
             for keep in (False, True):

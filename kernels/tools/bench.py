@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -33,6 +33,21 @@ from .bench_cases import BASELINE, CASES, QUICK, Case, DPOStep, Inputs, Step, ma
 MIB = 2**20
 # largest error allowed, relative to the largest entry of the tensor. In bfloat16 a logit near 4 comes in steps of 1/64
 LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
+
+
+class Row(TypedDict):
+    """What was found of one implementation."""
+
+    case: str
+    dtype: str
+    implementation: str
+    failed: NotRequired[str]  # why it did not run, and then nothing else is known
+    errors: NotRequired[dict[str, float]]
+    parity: NotRequired[bool]  # all errors are within LIMITS; only then it was timed
+    margin_nats: NotRequired[float]
+    seconds: NotRequired[dict[str, float]]
+    ratio: NotRequired[float]
+    peak_mib: NotRequired[dict[str, float] | None]
 
 
 def errors(got: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> dict[str, float]:
@@ -54,7 +69,7 @@ def synchronise(x: Inputs) -> None:
 
 def seconds(step: Step, x: Inputs, clock: Callable[[], float]) -> dict[str, float]:
     """One step's time."""
-    x.hidden.grad = x.weight.grad = None
+    x.drop_gradients()
     synchronise(x)
     start = clock()
     out = step(x)
@@ -75,7 +90,7 @@ def resident(field: str) -> int:
 def peak_memory(step: Step, x: Inputs) -> dict[str, float]:
     """Mebibytes over the inputs. backward's peak counts what forward left for it."""
     run_step(step, x)
-    x.hidden.grad = x.weight.grad = None
+    x.drop_gradients()
     gc.collect()
     if x.hidden.is_cuda:
         before = torch.cuda.memory_allocated()
@@ -110,20 +125,20 @@ def peak_in_fresh_process(implementation: str, case: str, dtype: str) -> dict[st
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
-def measure(name: str, dtype: str, args: argparse.Namespace, device: str) -> list[dict]:
+def measure(name: str, dtype: str, args: argparse.Namespace, device: str) -> list[Row]:
     """One row for each implementation: errors, then, for those that pass, times, ratio and peak memory."""
     case = (QUICK if args.quick else CASES)[name]
     x = make_inputs(case, getattr(torch, dtype), device)
     candidates = steps(case, compiled=not args.quick)
     exact = x.to(torch.float64)
-    truth = run_step(candidates[BASELINE], exact)
-    rows: dict[str, dict[str, Any]] = {}
+    baseline = candidates[BASELINE]
+    truth = run_step(baseline, exact)
+    rows: dict[str, Row] = {}
     for implementation, step in candidates.items():
         row = rows[implementation] = {"case": name, "dtype": dtype, "implementation": implementation}
         try:
             row["errors"] = errors(run_step(step, x), truth)
             row["parity"] = all(error <= LIMITS[dtype] for error in row["errors"].values())
-            baseline = candidates[BASELINE]
             if isinstance(step, DPOStep) and isinstance(baseline, DPOStep):
                 row["margin_nats"] = margin_error(step, x, baseline, exact)
         except Exception as problem:  # a competitor may fail in any way it likes; the others are still measured
@@ -155,7 +170,7 @@ def describe(case: Case) -> str:
     return f"{what}, D = {case.hidden}, V = {case.vocab}"
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: milliseconds and mebibytes over the inputs, forward / backward."""
     lines = [
         "| implementation | error: value, dH, dW | margin off by, nats | forward, ms | backward, ms | both, ms | ratio |"

@@ -70,6 +70,9 @@ class Inputs:
             setattr(self, name, getattr(self, name).detach().requires_grad_())
         return self
 
+    def drop_gradients(self) -> None:
+        self.hidden.grad = self.weight.grad = None
+
 
 Step = Callable[[Inputs], Tensor]
 Logp = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -188,7 +191,7 @@ def steps(case: Case, compiled: bool = True) -> dict[str, Step]:
 
 def run_step(step: Step, x: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     """What the step returns, dL/dhidden (B, T, D), dL/dweight (V, D)."""
-    x.hidden.grad = x.weight.grad = None
+    x.drop_gradients()
     out = step(x)
     out.backward(x.upstream.to(out.dtype))
     assert x.hidden.grad is not None and x.weight.grad is not None

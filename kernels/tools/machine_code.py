@@ -7,11 +7,11 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, CompiledKernel
 
 from ..triton.logp_kernels import dlogits_kernel, forward_kernel, product_kernel
 from ..triton.tiles import Tile
@@ -66,8 +66,8 @@ def block_shapes(kernel: str, tile: Tile) -> dict[str, tuple[int, int]]:
     return {"dz": (inner, rows) if kernel == "d_weight" else (rows, inner), "b": (inner, columns)}
 
 
-def compile_kernel(arch: str, kernel: str, element: str, tile: Tile, d: int, **options: bool | int) -> Any:
-    """-> Triton's CompiledKernel of one kernel for one target, hidden size d, as the launcher would specialise it.
+def compile_kernel(arch: str, kernel: str, element: str, tile: Tile, d: int, **options: bool | int) -> CompiledKernel:
+    """One kernel for one target, hidden size d, as the launcher would specialise it.
 
     options: constants of the kernel that are not the default's, such as ENTROPY=True.
     """
@@ -98,7 +98,7 @@ def compile_kernel(arch: str, kernel: str, element: str, tile: Tile, d: int, **o
     return triton.compile(source, target=TARGETS[arch], options={"num_warps": tile.warps, "num_stages": tile.stages})
 
 
-def disassemble(compiled: Any) -> tuple[str, str]:
+def disassemble(compiled: CompiledKernel) -> tuple[str, str]:
     """-> (instructions, resources) as text: SASS and cuobjdump's resource line, or AMD's assembly twice."""
     if "amdgcn" in compiled.asm:
         return compiled.asm["amdgcn"], compiled.asm["amdgcn"]
@@ -179,7 +179,7 @@ def flops(opcode: str, tile: Tile) -> int:
     return 2 * (2 if "pk" in opcode else 1) * (64 if opcode.startswith("v_") else 32) if FMA.match(opcode) else 0
 
 
-def count(compiled: Any, tile: Tile) -> Facts:
+def count(compiled: CompiledKernel, tile: Tile) -> Facts:
     text, resources = disassemble(compiled)
     listing, loops = instructions(text)
     while listing and listing[-1][0] == "NOP":

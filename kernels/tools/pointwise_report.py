@@ -5,9 +5,9 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import triton
+from triton.compiler import ASTSource, CompiledKernel
 
 from ..triton.pointwise import (
     ELEMENTWISE,
@@ -24,7 +24,7 @@ from ..triton.tiles import Tile
 from .machine_code import TARGETS, count
 
 
-def compile_all(arch: str) -> Iterator[tuple[str, Any, int]]:
+def compile_all(arch: str) -> Iterator[tuple[str, CompiledKernel, int]]:
     """Yields (label, compiled kernel, warps) of every kernel for one target, in bfloat16, as the launchers specialise."""
     norms = (rms_norm_kernel, rms_norm_backward_kernel)
     jobs = [(fn, f"D={d}{' add' * add}", {"D": d, "ADD": add, **norm_tile(d)})
@@ -48,7 +48,7 @@ def compile_all(arch: str) -> Iterator[tuple[str, Any, int]]:
             signature[name] = "i32" if integer else floats.get(name, "*bf16")
             if name not in ("eps", "H", "tiles"):
                 attributes[(i,)] = [["tt.divisibility", 16]]
-        source = triton.compiler.ASTSource(fn, signature, constexprs, attributes)
+        source = ASTSource(fn, signature, constexprs, attributes)
         yield f"{fn.fn.__name__} {label}", triton.compile(source, TARGETS[arch], {"num_warps": warps}), warps
 
 

@@ -6,7 +6,7 @@ matrix products. It is a model of a GPU, not a measurement.
 
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,9 @@ class Traffic(TorchDispatchMode):
     # on CUDA the weight's gradient has a launch of its own, which reads grad and x again (ATen's layer_norm_kernel.cu)
     reread = ("aten::native_layer_norm_backward",)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func._schema.name
         if not func.is_view and "empty" not in name:

@@ -1,6 +1,7 @@
 """Lets the interpreter of Triton before 3.7 run with NumPy 2.4 and newer."""
 
 import functools
+from typing import Any
 
 import triton
 
@@ -18,7 +19,7 @@ def repair_interpreter() -> None:
 
     patch_tensor = interpreter._patch_lang_tensor  # run at every launch, and undone after it by way of its scope
 
-    def patch_tensor_and_index(tensor, scope):
+    def patch_tensor_and_index(tensor: Any, scope: Any) -> None:
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 

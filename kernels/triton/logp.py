@@ -4,7 +4,7 @@ Launches the kernels of logp_kernels.py with the tiles of tiles.py. Peak memory 
 (N, C) chunk of dL/dlogits (DLOGITS_BYTES), float32 dL/dhidden, and (splits, N) partial sums (PARTIAL_BYTES).
 """
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import triton
@@ -197,6 +197,30 @@ class TritonLogp(torch.autograd.Function):
             if d_weight is not None:
                 launch.product("d_weight", dz, hidden, d_weight[start : start + chunk], kept, accumulate=False)
         return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None
+
+
+@overload
+def triton_logp(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    return_entropy: Literal[False] = False,
+    skip_mass: float = 0.0,
+    tma: bool | None = None,
+) -> Tensor: ...
+
+
+@overload
+def triton_logp(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    return_entropy: Literal[True],
+    skip_mass: float = 0.0,
+    tma: bool | None = None,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def triton_logp(
