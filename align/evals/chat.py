@@ -86,7 +86,7 @@ class Dialogue:
     max_length: int = 0
     turns: list[tuple[str, str]] = field(default_factory=list)  # question, response
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.max_length = self.max_length or self.model.config.context_length
         self.stop = next_turn(self.tokenizer)
 

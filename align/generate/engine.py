@@ -56,7 +56,7 @@ class Settings:
     context: int = 0
     pack: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks = {
             "temperature": (0 <= self.temperature < math.inf, "a number of at least 0"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),

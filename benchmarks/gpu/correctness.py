@@ -18,7 +18,7 @@ from benchmarks.gpu.card import HEADS
 from benchmarks.gpu.part import DEVICE, DRY, Part
 from benchmarks.records import ROOT
 from kernels import IMPLEMENTATIONS
-from kernels.tools.bench_cases import plain_logp
+from kernels.tools.bench_cases import Logp, plain_logp
 
 part = Part("correctness")
 TOKENS = 16 if DRY else 2048
@@ -42,10 +42,11 @@ def inputs(n: int, d: int, v: int, dtype: torch.dtype, device: torch.device = DE
     )
 
 
-def run(fn, hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Outputs:
+def run(fn: Logp, hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Outputs:
     hidden, weight = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
     logp = fn(hidden, weight, targets)
     logp.backward(upstream.to(logp.dtype))
+    assert hidden.grad is not None and weight.grad is not None
     return logp.detach(), hidden.grad, weight.grad
 
 
