@@ -8,6 +8,7 @@ are a few tokens generated, which name the categories. The prompt is that of the
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import log_softmax
@@ -20,7 +21,7 @@ from align.errors import UserError
 from align.generate import generate
 from align.models import Decoder, load_model, resolve_model
 
-Message = dict[str, str]
+Message = dict[str, Any]  # role and content; a response that is missing is None, which `alternating` refuses
 
 # the names in the prompt of 8B; the model card words S3, S4 and S11 differently
 CATEGORIES = {
@@ -170,7 +171,7 @@ class LlamaGuard:
     def __call__(self, records: list[dict]) -> list[dict]:
         return self.judge(
             [
-                [*as_messages(record["prompt"]), {"role": "assistant", "content": record.get("response")}]  # type: ignore[dict-item]
+                [*as_messages(record["prompt"]), {"role": "assistant", "content": record.get("response")}]
                 for record in records
             ]
         )
