@@ -64,7 +64,7 @@ def test_math_is_balanced(path):
 
 
 # GitHub reads a page as Markdown first and hands on what is left between the dollars
-SPOILT = {
+BREAKS = {
     r"\\[^A-Za-z\s]": "Markdown drops a backslash before punctuation: \\thinspace for \\, and \\Vert for \\|",
     r"[<>]": "may start a tag: \\lt, \\gt",
     r"\*": "may start emphasis: \\ast, \\star",
@@ -75,10 +75,10 @@ SPOILT = {
 
 
 @EACH_FILE
-@pytest.mark.parametrize("pattern", SPOILT)
+@pytest.mark.parametrize("pattern", BREAKS)
 def test_math_survives_markdown(path, pattern):
     for formula in formulas(path.read_text(encoding="utf-8")):
-        assert not re.search(pattern, formula), (formula, SPOILT[pattern])
+        assert not re.search(pattern, formula), (formula, BREAKS[pattern])
 
 
 @EACH_FILE
