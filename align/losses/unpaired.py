@@ -13,41 +13,37 @@ from align.losses.base import Loss, LossInputs
 class KTO(Loss):
     """KTO, Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", arXiv 2402.01306.
 
-        Objective, s = +1 for desirable responses and -1 for undesirable ones, λ = desirable_weight or undesirable_weight
-            L = λ (1 - σ(u)),    u = s β (Δ - z0),    z0 = KL(π || π_ref), estimated and detached
+    Objective, s = +1 for desirable responses and -1 for undesirable ones, λ = desirable_weight or undesirable_weight
+        L = λ (1 - σ(u)),    u = s β (Δ - z0),    z0 = KL(π || π_ref), estimated and detached
 
-        Derivation
-            1. Prospect theory: people value an outcome by its gain or loss from a reference point, and ever less of it the
-               further off it is. Take the logistic σ for that value function, and maximise the value of what is known to be
-               good or bad. That needs a label for each response, not pairs.
-            2. The reference point is what the policy itself would fetch, E_{y' ~ π} R(x, y'). With R = β Δ + β log Z(x), as
-               in DPO (eq. 5 there), R(x, y) - E_π R = β (Δ - E_π Δ), and E_π Δ is KL(π || π_ref). The trick: log Z(x)
-               cancels against an average, where DPO cancels it against a second response.
-    <<<<<<< HEAD
-            3. Sampling from π is expensive. The KL is estimated on the responses at hand, put under the wrong prompts so that
-    =======
-            3. Sampling from π is costly. The KL is estimated on the responses at hand, put under the wrong prompts so that
-    >>>>>>> losses
-               they are no longer good or bad for them: z0 = max(0, 1/N Σ_n Δ(x_n, y'_n)), one number for the whole batch,
-               the maximum because no KL is negative. It is a reference point, not a goal: no gradient flows into it.
+    Derivation
+        1. Prospect theory: people value an outcome by its gain or loss from a reference point, and ever less of it the
+           further off it is. Take the logistic σ for that value function, and maximise the value of what is known to be
+           good or bad. That needs a label for each response, not pairs.
+        2. The reference point is what the policy itself would fetch, E_{y' ~ π} R(x, y'). With R = β Δ + β log Z(x), as
+           in DPO (eq. 5 there), R(x, y) - E_π R = β (Δ - E_π Δ), and E_π Δ is KL(π || π_ref). The trick: log Z(x)
+           cancels against an average, where DPO cancels it against a second response.
+        3. Sampling from π is costly. The KL is estimated on the responses at hand, put under the wrong prompts so that
+           they are no longer good or bad for them: z0 = max(0, 1/N Σ_n Δ(x_n, y'_n)), one number for the whole batch,
+           the maximum because no KL is negative. It is a reference point, not a goal: no gradient flows into it.
 
-        LossInputs: response 0 is the labelled one, response 1 another prompt's response under this prompt, labels (N, 1).
-        Without response 1, z0 = 0.
+    LossInputs: response 0 is the labelled one, response 1 another prompt's response under this prompt, labels (N, 1).
+    Without response 1, z0 = 0.
 
-        Gradient, σ'(t) = σ(t) σ(-t)
-            dL/dℓ_0 = -λ s β σ'(u),    dL/dℓ_1 = 0
+    Gradient, σ'(t) = σ(t) σ(-t)
+        dL/dℓ_0 = -λ s β σ'(u),    dL/dℓ_1 = 0
 
-        What it does. A desirable response is raised and an undesirable one lowered, most where Δ = z0, fading within a few
-        1/β nats on both sides: what is learnt is left alone, and so is what looks hopeless, such as wrong labels. As the
-        policy leaves the reference z0 grows, and the desirable must rise with it. 0 <= L <= λ, no finite fixed point. At
-        policy = reference L = λ/2 and the slope is -s λ β/4.
+    What it does. A desirable response is raised and an undesirable one lowered, most where Δ = z0, fading within a few
+    1/β nats on both sides: what is learnt is left alone, and so is what looks hopeless, such as wrong labels. As the
+    policy leaves the reference z0 grows, and the desirable must rise with it. 0 <= L <= λ, no finite fixed point. At
+    policy = reference L = λ/2 and the slope is -s λ β/4.
 
-        Limits. z0 is biased (the y' are not π's own) and shared by all prompts; it must be averaged over the global batch,
-        and only then cut at 0. TRL rotates responses within a device's micro-batch, fixed in advance, so it may not
-        shuffle; TRL's first version reversed the batch, which left the middle of an odd one matched (#1911). HALOs takes
-        the next response, and counts only non-zero log-ratios. A single prompt a batch leaves them nothing to mismatch;
-        here response 1 comes from anywhere in the data. Uneven classes: keep λ_D n_D / (λ_U n_U) between 1 and 4/3. Batches
-        of one class are fine.
+    Limits. z0 is biased (the y' are not π's own) and shared by all prompts; it must be averaged over the global batch,
+    and only then cut at 0. TRL rotates responses within a device's micro-batch, fixed in advance, so it may not
+    shuffle; TRL's first version reversed the batch, which left the middle of an odd one matched (#1911). HALOs takes
+    the next response, and counts only non-zero log-ratios. A single prompt a batch leaves them nothing to mismatch;
+    here response 1 comes from anywhere in the data. Uneven classes: keep λ_D n_D / (λ_U n_U) between 1 and 4/3. Batches
+    of one class are fine.
     """
 
     title = "Kahneman-Tversky optimisation (KTO)"

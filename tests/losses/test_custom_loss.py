@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from loss_checks import check_loss, inputs
-from test_losses_training import tiny  # noqa: F401, a fixture
+from test_training import tiny  # noqa: F401, a fixture
 
 import train
 from align.checkpoint import to_toml
