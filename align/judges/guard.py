@@ -138,9 +138,9 @@ class LlamaGuard:
     A record that cannot be judged has {"error": one line} instead: turns that do not alternate, no response, a prompt longer
     than the context (nothing is cut), probabilities that are non-finite.
 
-    folder: a Hugging Face folder or hub id. Raises UserError for one that is not a Llama Guard: its tokenizer lacks Llama 3's
-    special tokens or cannot tell "safe" from "unsafe"; or, on judging, the two words get less than half of the probability
-    of every record.
+    folder: a Hugging Face folder or hub id. Raises UserError for one that is not a Llama Guard: its tokenizer lacks
+    Llama 3's special tokens or cannot tell "safe" from "unsafe"; or, on judging, the two words get less than half of the
+    probability of every record.
     """
 
     name = "guard"
@@ -269,5 +269,7 @@ def verdict_ids(tokenizer: Tokenizer) -> tuple[int, int]:
             raise UserError(f"{tokenizer.folder}: not a Llama Guard: its tokenizer has no {token}")
     safe, unsafe = tokenizer.encode("safe")[:1], tokenizer.encode("unsafe")[:1]
     if not safe or safe == unsafe:
-        raise UserError(f'{tokenizer.folder}: not a Llama Guard: its tokenizer begins "safe" and "unsafe" with one token')
+        raise UserError(
+            f'{tokenizer.folder}: not a Llama Guard: its tokenizer begins "safe" and "unsafe" with one token'
+        )
     return safe[0], unsafe[0]
