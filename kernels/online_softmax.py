@@ -27,7 +27,7 @@ def absorb(z: Tensor, m: Tensor, s: Tensor, scratch: Tensor | None, keep: bool) 
     """
     x = widen(z, m.dtype, scratch)
     before, m = m, torch.maximum(m, x.amax(dim=1))
-    # exp2 took a third of the time of PyTorch's exp, which asks MKL, on the CPU of docs/kernels.md
+    # exp2 took a third of the time of PyTorch's exp, which asks MKL, on the CPU of docs/log.md
     e = x.sub_(m[:, None]).mul_(LOG2_E).exp2_()
     rescale = torch.exp(before - m)
     s = torch.addcmul(e.sum(dim=1), s, rescale)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,27 @@ def test_evaluation_names_every_suite_and_judge():
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for name in [*suite_names(), *EXACT_JUDGES, "guard", "refusal", "toxicity", "rules"]:
         assert f"`{name}`" in page, name
+
+
+def test_the_chapter_on_kernels_is_short():
+    """Tables and formulas may be wide, prose and pictures not: what does not fit belongs in the log."""
+    text = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert text.count("\n") < 200
+    wide = [line for line in DISPLAY.sub("", text).splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert not wide
+
+
+def test_the_log_is_dated_and_descending():
+    text = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    _, *entries = re.split(r"^## ", text, flags=re.MULTILINE)
+    days, titles = [], []
+    for entry in entries:
+        heading, _, body = entry.partition("\n")
+        day, _, title = heading.partition(": ")
+        days.append(date.fromisoformat(day))
+        titles.append(title)
+        assert title and re.search(r"\d", body), heading  # an experiment has numbers
+        assert re.search(r"\bFollowed\b", body), heading
+    assert len(days) > 20 and days == sorted(days, reverse=True)
+    assert len(set(titles)) == len(titles)
+    assert any(title.endswith("(negative)") for title in titles)

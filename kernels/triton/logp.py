@@ -22,7 +22,7 @@ INTERPRET = not isinstance(forward_kernel, JITFunction)  # decided by TRITON_INT
 
 
 def architecture(device: torch.device) -> str:
-    """The row of configs.TILES that serves a device: "sm_80", "sm_90", "sm_100", "gfx942" or "interpreter"."""
+    """The row of tiles.TILES that serves a device: "sm_80", "sm_90", "sm_100", "gfx942" or "interpreter"."""
     if INTERPRET:
         return "interpreter"
     if torch.version.hip:

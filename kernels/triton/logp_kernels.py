@@ -1,4 +1,4 @@
-"""The three GPU kernels behind triton_logp.py. Derivation, pictures and counts: docs/kernels.md.
+"""The three GPU kernels behind logp.py. Derivation and pictures: docs/kernels.md.
 
     z = h Wᵀ (N, V)    lse_n = log Σ_v exp z_nv    logp_n = z_{n, y_n} - lse_n    p_nv = exp(z_nv - lse_n)
     g = dL/dlogp (N,)    dz_nv = g_n (1[v = y_n] - p_nv)    dh = dz W    dW = dzᵀ h
