@@ -139,9 +139,9 @@ class LlamaGuard:
     A record that cannot be judged has {"error": one line} instead: turns that do not alternate, no response, a prompt longer
     than the context (nothing is cut), probabilities that are non-finite.
 
-    folder: a Hugging Face folder or hub id. Raises UserError for one that is no Llama Guard: its tokenizer lacks Llama 3's
-    special tokens or cannot tell "safe" from "unsafe"; or, on judging, the two words get less than half of the probability
-    of every record.
+    folder: a Hugging Face folder or hub id. Raises UserError for one that is not a Llama Guard: its tokenizer lacks
+    Llama 3's special tokens or cannot tell "safe" from "unsafe"; or, on judging, the two words get less than half of the
+    probability of every record.
     """
 
     name = "guard"

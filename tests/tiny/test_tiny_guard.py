@@ -188,7 +188,7 @@ def test_paths_are_made_once_and_the_base_has_a_name(tmp_path, monkeypatch):
         assert paths.resolve_path("elsewhere", world, trainer) == "elsewhere"
     # trained once each, from where an interrupted training stopped
     assert calls == [("sft", True, str(Path(base).parent)), ("sft", True, str(Path(guard).parent))]
-    with pytest.raises(UserError, match="no Llama Guard: it gives"):
+    with pytest.raises(UserError, match="not a Llama Guard: it gives"):
         LlamaGuard(guard)([{"prompt": STEAL, "response": TRICK}])
 
 
