@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: at {time.monotonic() - began:.0f} s, at most {limit:.0f} s", flush=True)
         problem = run_part(name, limit, environment, log) if limit >= 5 else "no time was left"
         if problem:
-            with rows_file.open("a") as rows:
-                rows.write(json.dumps({"part": name, "name": "the part", "failed": problem}) + "\n")
+            with rows_file.open("a") as lines:
+                lines.write(json.dumps({"part": name, "name": "the part", "failed": problem}) + "\n")
         records.write(file, record | {"numbers": read_rows(rows_file)})
     rows = read_rows(rows_file)
     print(table(rows))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,10 +43,11 @@ def inputs(n: int, d: int, v: int, dtype: torch.dtype, device: torch.device = DE
     )
 
 
-def run(fn, hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Outputs:
+def run(fn: Callable[..., Tensor], hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Outputs:
     hidden, weight = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
     logp = fn(hidden, weight, targets)
     logp.backward(upstream.to(logp.dtype))
+    assert hidden.grad is not None and weight.grad is not None
     return logp.detach(), hidden.grad, weight.grad
 
 

@@ -9,7 +9,6 @@ import functools
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from align.config import OptimSection
@@ -18,8 +17,8 @@ from align.losses import build_loss
 from align.models import Decoder, build_model
 from align.models.falcon import FalconConfig
 from align.optim import build_optimizer
-from align.parallel import World, distributed, shard
-from align.reference import CachedReference, LiveReference
+from align.parallel import World, distributed, gather, shard
+from align.reference import CachedReference, LiveReference, Reference
 from benchmarks.gpu import models
 from benchmarks.gpu.part import CUDA, DTYPE, Part, datasheet, free, left, milliseconds, peak_gib
 from train import loss_inputs
@@ -48,7 +47,7 @@ CASES = (
 )
 
 
-def operations(config: FalconConfig, model: nn.Module, batch: Batch) -> float:
+def operations(config: FalconConfig, model: Decoder, batch: Batch) -> float:
     """Of forward and backward, in TFLOP."""
     rows, tokens = batch.ids.shape[0], batch.ids.shape[1] - 1
     in_blocks = sum(p.numel() for block in model.blocks for p in block.parameters() if p.ndim == 2)
@@ -95,17 +94,17 @@ def run(size: str, world: World) -> None:
     live = make(config, world, DTYPE).requires_grad_(False).eval()
     batch = models.pairs(config.vocab_size)
     loss, optimizer = build_loss("nca"), build_optimizer(model, OptimSection())
-    references = {"live": LiveReference(live, distributions=False)}
+    references: dict[str, Reference] = {"live": LiveReference(live, distributions=False)}
     numbers = references["live"](batch)
     references["cached"] = CachedReference(torch.stack([numbers.ref_logps, numbers.ref_shared_logps], dim=-1))
     n_params = sum(p.numel() for p in model.parameters())
     tflop, n_tokens = operations(config, model, batch), batch.ids[:, 1:].numel()
     part.row(f"{size} model", layers=config.num_layers, parameters=n_params, tokens=n_tokens, step_tflop=tflop)
 
-    def step(reference: CachedReference | LiveReference) -> None:
+    def step(reference: Reference) -> None:
         x = loss_inputs(model, reference, batch, (), models.LENGTH / 2)
         (loss(x).sum() / models.PROMPTS).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).full_tensor().item()
+        gather(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)).item()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -122,7 +121,8 @@ def run(size: str, world: World) -> None:
             p.grad = torch.zeros_like(p)
         update = milliseconds(optimizer.step, rounds=3, warm=1)
         work = tflop * (4 / 3 if case.reference == "live" else 1)
-        mfu = 1e3 * work / ms / datasheet() if datasheet() else None
+        peak_tflops = datasheet()
+        mfu = 1e3 * work / ms / peak_tflops if peak_tflops else None
         rates = {"tokens_s": 1e3 * n_tokens / ms, "tflops": 1e3 * work / ms, "mfu": mfu}
         part.row(f"{size} {case.name}", ms=ms, **rates, peak_gib=peak, update_ms=update)
 
