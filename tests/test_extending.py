@@ -1,4 +1,4 @@
-"""docs/extending.md carried out: a judge, a suite, a dataset, an architecture. Its loss: test_losses_custom.py."""
+"""docs/extending.md carried out: a judge, a suite, a dataset, an architecture; a loss is in tests/losses."""
 
 import doctest
 import json

@@ -23,7 +23,7 @@ class KTO(Loss):
         2. The reference point is what the policy itself would fetch, E_{y' ~ π} R(x, y'). With R = β Δ + β log Z(x), as
            in DPO (eq. 5 there), R(x, y) - E_π R = β (Δ - E_π Δ), and E_π Δ is KL(π || π_ref). The trick: log Z(x)
            cancels against an average, where DPO cancels it against a second response.
-        3. Sampling from π is expensive. The KL is estimated on the responses at hand, put under the wrong prompts so that
+        3. Sampling from π is costly. The KL is estimated on the responses at hand, put under the wrong prompts so that
            they are no longer good or bad for them: z0 = max(0, 1/N Σ_n Δ(x_n, y'_n)), one number for the whole batch,
            the maximum because no KL is negative. It is a reference point, not a goal: no gradient flows into it.
 

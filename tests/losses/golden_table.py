@@ -1,6 +1,6 @@
 """Every loss against the recorded values: its largest deviation in value and in gradient, in float64.
 
-python tests/golden_table.py
+python tests/losses/golden_table.py
 
 Deviation is that of losses.json's conventions: of a case, max |ours - recorded| over an array, relative to the array's
 largest entry, but to no less than 1e-12. So a gradient's entries are held to the scale of the gradient: of entries that
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from loss_checks import (
     GOLDEN,

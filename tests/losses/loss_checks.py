@@ -1,6 +1,6 @@
 """Checks that every loss must pass and the recorded values, shared by the tests of the loss families. All in float64.
 
-python tests/loss_checks.py nca my_losses:MyLoss
+python tests/losses/loss_checks.py nca my_losses:MyLoss
 
 holds losses, of this package or your own, to what is asked of all of them: the closed-form gradient is autograd's and the
 slope of the loss, and float32 is finite far from the reference.
@@ -16,13 +16,13 @@ import pytest
 import torch
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from align.losses import Loss, LossInputs, build_loss, loss_parameters
 from kernels import linear_logp
 from kernels.token_stats import linear_collision, linear_kl
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
 
 
 def inputs(n=6, k=2, seed=0, spread=20.0, **more):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from loss_checks import check_loss, inputs
-from test_losses_training import tiny  # noqa: F401, a fixture
+from test_training import tiny  # noqa: F401, a fixture
 
 import train
 from align.checkpoint import to_toml
@@ -20,7 +20,7 @@ from align.errors import UserError
 from align.losses import build_loss, loss_parameters
 from align.losses.__main__ import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WALK = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").split("\n## A loss\n")[1].split("\n## ")[0]
 CODE, LINE = re.findall(r"^```python\n(.*?)^```", WALK, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [
@@ -145,17 +145,17 @@ def test_a_new_loss_is_a_file_and_a_line(tmp_path):
     before, after = table.read_text(encoding="utf-8").split("    # sums with a name of their own\n")
     table.write_text(f"{before}    # sums with a name of their own\n{LINE}{after}", encoding="utf-8")
     # of the tests of each loss, the new one's; of those that look at all losses together, every one
-    files = [f"tests/test_{name}.py" for name in ("losses", "losses_golden", "losses_table", "docs", "losses_training")]
-    chosen = "squared_hinge or test_losses_golden or test_losses_table or test_docs"
+    files = [f"tests/losses/test_{name}.py" for name in ("losses", "golden", "table", "training")]
+    files += ["tests/test_docs.py"]
+    chosen = "squared_hinge or test_golden or test_table or test_docs"
     run = [sys.executable, "-m", "pytest", "-v", "-x", "-m", "not slow", "-k", chosen, *files]
     done = subprocess.run(run, cwd=tree, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     passed = [line for line in done.stdout.splitlines() if "squared_hinge" in line and "PASSED" in line]
     assert len(passed) >= 8, passed  # autograd, differences, float32, the golden table, the tables
-    everywhere = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_losses*.py"))]
-    collected = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_config.py", *everywhere]
+    collected = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_config.py", "tests/losses"]
     assert subprocess.run(collected, cwd=tree, capture_output=True, timeout=300).returncode == 0
-    shown = [sys.executable, "tests/golden_table.py"]
+    shown = [sys.executable, "tests/losses/golden_table.py"]
     table = subprocess.run(shown, cwd=tree, capture_output=True, text=True, check=True, timeout=300).stdout
     assert re.search(r"^squared_hinge +0 +not recorded; held by its closed form against autograd", table, flags=re.M)
     said = [sys.executable, "-m", "align.losses", "squared_hinge"]
