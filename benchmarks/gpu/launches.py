@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import cast
 
 import torch
 import torch.multiprocessing
@@ -142,7 +143,8 @@ def main() -> None:
 
     def step() -> None:
         hidden.grad = weight.grad = None
-        logp.triton_logp(hidden, weight, buffers.targets).backward(buffers.grad)
+        out = cast(Tensor, logp.triton_logp(hidden, weight, buffers.targets))
+        out.backward(buffers.grad)
 
     def both(name: str, chunk: int) -> None:
         logp.DLOGITS_BYTES = chunk
