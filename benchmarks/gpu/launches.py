@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import cast
 
 import torch
 import torch.multiprocessing
@@ -143,7 +142,7 @@ def main() -> None:
 
     def step() -> None:
         hidden.grad = weight.grad = None
-        out = cast(Tensor, logp.triton_logp(hidden, weight, buffers.targets))
+        out = logp.triton_logp(hidden, weight, buffers.targets)
         out.backward(buffers.grad)
 
     def both(name: str, chunk: int) -> None:
