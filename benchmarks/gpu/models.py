@@ -20,12 +20,16 @@ SIZES = {  # hidden, layers, heads, key/value heads
 PROMPTS, LENGTH = (2, 32) if DRY else (4, 1024)  # a micro-batch of pairs, half of each row prompt
 
 
+def layers_of(size: str) -> int:
+    return 2 if DRY else SIZES[size][1]
+
+
 def raw_config(size: str, layers: int | None = None) -> dict:
     """A config.json, with fewer layers on request."""
-    hidden, all_layers, heads, kv_heads = (32, 2, 4, 2) if DRY else SIZES[size]
+    hidden, _, heads, kv_heads = (32, 2, 4, 2) if DRY else SIZES[size]
     return json.loads((TEXT / "config.json").read_text()) | {
         "hidden_size": hidden,
-        "num_hidden_layers": layers or all_layers,
+        "num_hidden_layers": layers or layers_of(size),
         "num_attention_heads": heads,
         "num_kv_heads": kv_heads,
         "ffn_hidden_size": 4 * hidden,

@@ -56,10 +56,8 @@ def operations(config: FalconConfig, model: Decoder, batch: Batch) -> float:
     return (6 * in_blocks * rows * tokens + attention + head) / 1e12
 
 
-def layers_that_fit(size: str) -> int | None:
-    """As many layers as the card holds with a live reference and all activations; None for all that there are."""
-    if not CUDA:
-        return None
+def layers_that_fit(size: str, free_bytes: int) -> int:
+    """As many layers as that much memory holds with a live reference and all activations; at least one."""
     one, two = (build_model(models.config(size, layers), "meta") for layers in (1, 2))
     sizes = [sum(p.numel() for p in model.parameters()) for model in (one, two)]
     block = sizes[1] - sizes[0]
@@ -67,8 +65,8 @@ def layers_that_fit(size: str) -> int | None:
     config = one.config
     width = 4 * config.hidden_size + 2 * config.ffn_hidden_size + 3 * config.num_kv_heads * config.head_dim
     activations = 2 * 2 * models.PROMPTS * models.LENGTH * width  # bfloat16
-    room = torch.cuda.mem_get_info()[0] - RESERVED_GIB * 2**30 - state * (sizes[0] - block)
-    return max(1, min(models.SIZES[size][1], int(room // (state * block + activations))))
+    room = free_bytes - RESERVED_GIB * 2**30 - state * (sizes[0] - block)
+    return max(1, min(models.layers_of(size), int(room // (state * block + activations))))
 
 
 def make(config: FalconConfig, world: World, stored: torch.dtype) -> Decoder:
@@ -89,7 +87,8 @@ def recompute(model: Decoder, on: bool) -> None:
 
 def run(size: str, world: World) -> None:
     """Every case on one model, policy and reference alike."""
-    config = models.config(size, layers_that_fit(size))
+    free_bytes = torch.cuda.mem_get_info()[0] if CUDA else 2**35
+    config = models.config(size, layers_that_fit(size, free_bytes))
     model = make(config, world, torch.float32)
     live = make(config, world, DTYPE).requires_grad_(False).eval()
     batch = models.pairs(config.vocab_size)

@@ -109,6 +109,18 @@ def test_operations_are_those_of_the_products(monkeypatch):
     assert steps.operations(config, model, batch) * 1e12 == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "gib", "least", "most"),
+    [("1.3B", 79, 24, 24), ("Falcon 11B", 79, 10, 18), ("Falcon 11B", 139, 25, 34), ("Falcon 11B", 1, 1, 1)],
+)
+def test_as_many_layers_as_fit(size, gib, least, most, monkeypatch):
+    """Falcon 11B's block has 176 M parameters, 18 bytes each with gradient, moments and a live reference: 3 GiB."""
+    monkeypatch.setattr(models, "DRY", False)
+    monkeypatch.setattr(models, "PROMPTS", 4)
+    monkeypatch.setattr(models, "LENGTH", 1024)
+    assert least <= steps.layers_that_fit(size, gib * 2**30) <= most
+
+
 def test_the_table_names_every_row():
     rows = [{"part": "head", "name": "a", "ms": 1.23456, "peak_gib": None}, {"part": "t", "name": "bb", "failed": "no"}]
     assert gpu.table(rows).splitlines() == ["head        a   ms 1.235", "t           bb  failed no"]
