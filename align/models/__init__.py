@@ -3,6 +3,7 @@
 Nothing here knows of ranks, data or losses: a model is sharded from outside, by align.parallel.
 """
 
+from align.models.config import DecoderConfig
 from align.models.convert import (
     build_model,
     check_weights,
@@ -22,6 +23,7 @@ __all__ = [
     "BertConfig",
     "Classifier",
     "Decoder",
+    "DecoderConfig",
     "EncoderConfig",
     "Falcon",
     "FalconConfig",
