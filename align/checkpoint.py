@@ -169,8 +169,9 @@ def load_checkpoint(path: Path, run: Run, world: World) -> int:
         dcp.load(state, checkpoint_id=path)
         run.loss.load_state(saved["loss"])
     except dcp.api.CheckpointException as error:
-        # its own text is a traceback
-        raise damaged(path, one_line(next(iter(error.failures.values()))[0], with_type=True)) from None
+        # its own text is a traceback, and that of its cause advises on torch.load after the first sentence
+        cause = one_line(next(iter(error.failures.values()))[0], with_type=True)
+        raise damaged(path, cause.partition(". ")[0]) from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise damaged(path, one_line(error)) from None
     if data != run.data_id:

@@ -86,6 +86,31 @@ def test_scores_in_one_file_alone(refused, tmp_path):
     assert "one has scores and the other none" in refused("--data.eval_path", held_out, rows=[scored] * 3)
 
 
+@pytest.mark.parametrize("loss", ["dpo", "kto", "orpo", "aot", "nca+dpo"])
+def test_equal_scores_are_no_preference(loss, refused, tmp_path, capsys):
+    rows = [{"prompt": f"a {i}", "responses": ["x y", "z"], "scores": [1 + i % 3, 2]} for i in range(7)]
+    flags = ["--loss", loss]
+    said = refused(*flags, rows=rows)
+    assert "rows.jsonl:2: both responses have the score 2, and" in said and "--data.bad_rows drop" in said
+    assert "no row is left to train on, 2 dropped (2 equal scores)" in refused(
+        *flags, "--data.bad_rows", "drop", rows=[rows[1], rows[4]]
+    )
+    data, base = tmp_path / "rows.jsonl", ["--model", MODEL, "--output", tmp_path / "plan", "--plan"]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = ["--data", data, "--train.batch_size", "2", "--data.bad_rows", "drop"]
+    assert train.main(list(map(str, [*flags, *base, *more]))) == 0
+    assert "2 dropped (2 equal scores)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["nca", "infonca", "sft"])
+def test_equal_scores_are_scores_to_a_loss_that_needs_no_order(loss, tmp_path):
+    rows = [{"prompt": f"a {i}", "responses": ["x y", "z"], "scores": [2, 2]} for i in range(4)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--loss", loss, "--model", MODEL, "--data", data, "--output", tmp_path / "plan", "--plan"]
+    assert train.main(list(map(str, [*flags, "--train.batch_size", "2"]))) == 0
+
+
 def test_missing_keys(tmp_path, capsys):
     assert train.main(["--model", str(MODEL), "--output", str(tmp_path / "out")]) == 2
     assert "data.path is missing; give --data FILE" in capsys.readouterr().err
