@@ -7,6 +7,7 @@ random draw are functions of (seed, step), so the step is all that a run has to 
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,13 @@ from align.sections import FREE_KEYS, Config
 def check_output(config: Config) -> Path | None:
     """The checkpoint to resume from, None to start afresh. Writes nothing.
 
-    Raises UserError for an output folder in use without --resume, for one whose configuration differs, and for a
-    checkpoint with files missing.
+    Raises UserError for a folder that cannot be written, an output folder in use without --resume, one whose
+    configuration differs, and a checkpoint with files missing.
     """
     output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; give a folder")
+    check_writable("--output", output)
+    if config.reference.mode == "cached":
+        check_writable("--reference.cache", Path(config.reference.cache))
     if not config.resume:
         if output.exists() and any(output.iterdir()):
             raise UserError(f"--output {output} is already in use; add --resume to continue it, or give another folder")
@@ -59,6 +61,15 @@ def check_output(config: Config) -> Path | None:
     if missing := missing_file(found[-1]):
         raise damaged(found[-1], missing)
     return found[-1]
+
+
+def check_writable(flag: str, folder: Path) -> None:
+    """Raise UserError where a folder neither is there to be written in nor could be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{flag} {folder}: {'it' if there == folder else there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder}: {there} cannot be written in; give another folder")
 
 
 def claim_output(config: Config, done: int, world: World) -> Path:

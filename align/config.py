@@ -8,6 +8,7 @@ sets every part that has one, `dpo.beta` only dpo's.
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import fields
 from importlib.util import find_spec
@@ -209,6 +210,10 @@ def _check(config: Config) -> None:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
+    for name, value in config.loss.parameters.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"loss.{name} must be a finite number, not {number}")
     whole = "kl" in loss.token_inputs  # log-probs of the responses alone cannot be looked up for it
     if config.reference.mode == "auto":
         config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"

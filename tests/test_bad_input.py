@@ -186,6 +186,19 @@ def test_an_output_folder_in_use(refused, pairs_file, tmp_path):
     assert "was begun with train.seed = 0, not 5" in said
 
 
+@pytest.mark.parametrize("flag", ["--output", "--reference.cache"])
+def test_folders_that_cannot_be_written_are_found_first(flag, pairs_file, tmp_path, capsys, monkeypatch):
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(train, "load_dataset", None)
+    for folder, words in [(file, "is a file"), (file / "a" / "b", f"{file} is a file"), (link, "cannot be written in")]:
+        flags = ["--loss", "nca", "--model", MODEL, "--data", pairs_file, "--output", tmp_path / "out", flag, folder]
+        assert train.main(list(map(str, flags))) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {flag} {folder}: ") and words in said and said.count("\n") == 1
+
+
 def test_divergence_is_one_line(tmp_path, pairs_file, capsys):
     flags = [
         "--loss",

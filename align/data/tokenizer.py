@@ -132,7 +132,7 @@ def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
             special[key] = content
     # of the two the first that names any counts, as in transformers and vLLM
     named = (_settings(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json"))
-    eos = next((ids for ids in named if ids is not None), [])
+    eos: int | list[int] = next((ids for ids in named if ids not in (None, [])), [])
     return config, special, eos if isinstance(eos, list) else [eos]
 
 

@@ -152,10 +152,12 @@ def check_weights(model: nn.Module, path: Path | str) -> dict[str, Stored]:
     params = dict(model.named_parameters())
     aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)} - params.keys()
     where = find_tensors(folder)
-    if missing := [name for name in params if name not in where]:
-        raise UserError(f"{folder}: tensor {missing[0]} is missing{and_more(missing)}")
     known = params.keys() | aliases
-    if extra := [name for name in where if name not in known and not name.endswith(IGNORED)]:
+    extra = [name for name in where if name not in known and not name.endswith(IGNORED)]
+    if missing := [name for name in params if name not in where]:
+        instead = f"; it has {extra[0]}{and_more(extra)}, which config.json does not ask for" if extra else ""
+        raise UserError(f"{folder}: tensor {missing[0]} is missing{and_more(missing)}{instead}")
+    if extra:
         raise UserError(f"{where[extra[0]].file}: unexpected tensor {extra[0]}{and_more(extra)}; see config.json")
     where = {name: stored for name, stored in where.items() if name in params}
     dtypes: Counter[torch.dtype] = Counter()

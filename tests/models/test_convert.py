@@ -296,6 +296,10 @@ def truncate(folder, name):
             ["dense_4h_to_h.weight", "[64, 256]", "[64, 128]"],
         ),
         (lambda d: edit_json(d / "config.json", num_hidden_layers=3), ["transformer.h.2", "missing", "more"]),
+        (
+            lambda d: edit_json(d / "config.json", num_ln_in_parallel_attn=2),
+            ["ln_attn", "missing", "it has", "input_layernorm", "does not ask for"],
+        ),
         (lambda d: edit_json(d / "config.json", num_hidden_layers=1), ["transformer.h.1", "unexpected"]),
         (lambda d: edit_json(d / "config.json", bias=True), ["query_key_value.bias", "missing"]),
         (lambda d: edit_json(d / "model.safetensors.index.json", weight_map=[]), ["index.json", "weight_map"]),
