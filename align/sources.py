@@ -62,7 +62,7 @@ def load_groups(
     """A preference file as token ids, checked against what the loss needs, and Dataset.template. Says what it read."""
     options = config.data
     rows, dropped = read_rows(path, options.bad_rows)
-    if "pair" in loss.responses or loss.responses == "unpaired":
+    if loss.responses not in ("one", "list"):
         rows = without_ties(rows, config.loss.name, options.bad_rows, dropped)
         if not rows:
             raise UserError(f"{path}: no row is left to train on, {describe(dropped)}")

@@ -36,7 +36,8 @@ def resolve_model(path: Path | str, weights: bool = True) -> Path:
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         folder = fetch(str(path), weights)
     else:
-        raise UserError(f"{path}: no such folder")
+        address = re.match(r"(?:hf://|https://huggingface\.co/)([\w.-]+/[\w.-]+)", str(path))
+        raise UserError(f"{path}: no such folder" + (f"; give the Hub's model as {address[1]}" if address else ""))
     if folder.is_dir():
         check_files(folder)
     return folder

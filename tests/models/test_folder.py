@@ -119,6 +119,11 @@ def test_weights_of_other_kinds(tmp_path, file, word):
     assert word in refuse(load_model, tmp_path)
 
 
+@pytest.mark.parametrize("path", ["hf://org/name", "https://huggingface.co/org/name/tree/main"])
+def test_an_address_on_the_hub(path):
+    assert refuse(resolve_model, path) == f"{path}: no such folder; give the Hub's model as org/name"
+
+
 def test_a_hub_id_without_its_weights(tmp_path, monkeypatch):
     """As the Hub does it: only what the patterns allow arrives."""
     source, cache = GOLDEN / "llama_tied", tmp_path / "snapshot"
