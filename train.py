@@ -15,36 +15,33 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from align.checkpoint import Run, check_output, claim_output, export_model, load_checkpoint, save_checkpoint
-from align.config import Config, help_text, load_config
+from align import stopping
+from align.checkpoint import Run, check_output, claim_output, load_checkpoint, save_checkpoint
+from align.config import help_text, load_config
 from align.coupled import global_inputs, with_rows
 from align.data import load_tokenizer
 from align.data.batches import Batch, Dataset
 from align.data.tokenizer import check_fits
 from align.errors import UserError
+from align.export import export_model
 from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, peak_memory_mib, step_metrics
-from align.models import read_config, resolve_model
+from align.models import build_model, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
-from align.plan import describe_plan
+from align.plan import describe_length, describe_plan
 from align.reference import LiveReference, Reference, build_reference
+from align.sections import Config, settle_length
 from align.sources import load_dataset
+from align.stopping import Stopped
 from align.tiny.paths import report_tiny, resolve_tiny
-
-stop_signal, stop_time = 0, 0.0  # the signal that asked us to stop, 0 while none has, and when it came
-
-
-class Stopped(Exception):
-    """A signal asked us to stop, and the run has: its state is in a checkpoint."""
 
 
 def train(config: Config, world: World) -> Path | None:
@@ -53,19 +50,26 @@ def train(config: Config, world: World) -> Path | None:
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
     loss = build_loss(config.loss.name, **config.loss.parameters)
-    source = resolve_model(config.model.path)
-    vocab_size = read_config(source).vocab_size
+    # the plan of a Hub model takes its description alone
+    weights = not config.plan or Path(config.model.path).exists()
+    source = resolve_model(config.model.path, weights)
+    architecture = read_config(source, weights)
+    if weights:
+        check_weights(build_model(architecture, "meta"), source)
     tokenizer = load_tokenizer(source)
-    check_fits(tokenizer, vocab_size, str(source))
+    check_fits(tokenizer, architecture.vocab_size, str(source))
+    settle_length(config.data, architecture.context_length)
+    checkpoint = check_output(config)
+    if world.main and not config.plan:
+        print(describe_length(config.data.max_length, architecture), flush=True)
     data = load_dataset(config, loss, tokenizer, world)
     if config.reference.mode == "moving" and config.reference.every >= data.steps:
         raise UserError(
             f"reference.every {config.reference.every}: in {data.steps} steps the reference would never move; lower it"
         )
-    checkpoint = check_output(config)
     if config.plan:
         if world.main:
-            print(describe_plan(config, source, data, loss.needs_reference, world))
+            print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
         return None
     reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel.dtype, world.device)
@@ -94,7 +98,7 @@ def train(config: Config, world: World) -> Path | None:
             sums.add_batch(loss, x, losses, rows)
 
         grad_norm = gather(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)).item()
-        sums.add(stop=float(stop_signal != 0))
+        sums.add(stop=float(stopping.signalled != 0))
         totals = sums.reduce(world)
         if not math.isfinite(totals["loss"] + grad_norm):
             raise UserError(
@@ -125,10 +129,12 @@ def train(config: Config, world: World) -> Path | None:
             save_checkpoint(output, done, run, config.train.keep_checkpoints, world)
         if totals["stop"] and done < data.steps:
             log.close()
-            raise Stopped
+            raise Stopped(
+                f"stopped: step {done} of {data.steps} is in {output}; the same command with --resume goes on"
+            )
 
     log.close()
-    return export_model(output, source, model, config.model.save_dtype, world)
+    return export_model(output, source, model, tokenizer, data.template, config.model.save_dtype, world)
 
 
 def losses_of(
@@ -185,15 +191,6 @@ def is_due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def remember_signal(number: int, frame: FrameType | None) -> None:
-    """Finish the step first. A second signal ends at once, but not the same one again, which torchrun passes on."""
-    global stop_signal, stop_time
-    if not stop_signal:
-        stop_signal, stop_time = number, time.monotonic()
-    elif time.monotonic() - stop_time > 5:
-        os._exit(128 + number)
-
-
 def main(argv: list[str]) -> int:
     """Exit status: 0 done; 2 for what the user can fix, in one line; 1 for a bug, with its traceback.
 
@@ -202,13 +199,10 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(help_text())
         return 0
-    global stop_signal
-    stop_signal = 0
     meeting = rendezvous()
     try:
         with distributed(meeting) as world:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, remember_signal)
+            stopping.catch_signals()
             config = load_config(argv)
             # torchrun --max-restarts starts a dead run again with the same arguments
             config.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
@@ -220,8 +214,8 @@ def main(argv: list[str]) -> int:
                     print(report_tiny(Path(config.model.path), folder, Path(config.output)), flush=True)
     except UserError as error:
         return complain(f"error: {error}", meeting, status=2)
-    except Stopped:
-        return 128 + (stop_signal or signal.SIGTERM)
+    except Stopped as stopped:
+        return complain(str(stopped), meeting, status=128 + (stopping.signalled or signal.SIGTERM))
     except Exception:
         return complain(traceback.format_exc(), meeting, status=1)
     return 0

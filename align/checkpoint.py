@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, and the exported model.
+"""Checkpoints that survive a kill at any moment.
 
 A checkpoint is a folder checkpoints/step-000123, written by all ranks under a temporary name and renamed when complete,
 so that a folder with the final name is whole. It holds the sharded weights and optimizer state
@@ -7,6 +7,7 @@ random draw are functions of (seed, step), so the step is all that a run has to 
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,37 +23,25 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from align.config import Config
-from align.errors import UserError
+from align.errors import UserError, one_line
 from align.files import read_toml, to_toml, write_text
 from align.log import trim_metrics
 from align.losses import Loss
-from align.models import Decoder, save_model
-from align.parallel import World, gather
+from align.parallel import World
 from align.reference import LiveReference
-
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "generation_config.json",
-)
-
-
-# may differ from the run that is resumed: they change where and how often files are written, not one number
-FREE_KEYS = ("output", "train.checkpoint_every", "train.keep_checkpoints", "reference.cache")
+from align.sections import FREE_KEYS, Config
 
 
 def check_output(config: Config) -> Path | None:
     """The checkpoint to resume from, None to start afresh. Writes nothing.
 
-    Raises UserError for an output folder in use without --resume, or one whose configuration differs.
+    Raises UserError for a folder that cannot be written, an output folder in use without --resume, one whose
+    configuration differs, and a checkpoint with files missing.
     """
     output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; give a folder")
+    check_writable("--output", output)
+    if config.reference.mode == "cached":
+        check_writable("--reference.cache", Path(config.reference.cache))
     if not config.resume:
         if output.exists() and any(output.iterdir()):
             raise UserError(f"--output {output} is already in use; add --resume to continue it, or give another folder")
@@ -67,7 +56,20 @@ def check_output(config: Config) -> Path | None:
                 "give the same value, or another --output"
             )
     found = complete_checkpoints(output)
-    return found[-1] if found else None
+    if not found:
+        return None
+    if missing := missing_file(found[-1]):
+        raise damaged(found[-1], missing)
+    return found[-1]
+
+
+def check_writable(flag: str, folder: Path) -> None:
+    """Raise UserError where a folder neither is there to be written in nor could be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{flag} {folder}: {'it' if there == folder else there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder}: {there} cannot be written in; give another folder")
 
 
 def claim_output(config: Config, done: int, world: World) -> Path:
@@ -98,6 +100,26 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     found = folder.glob("checkpoints/step-*")
     return sorted(
         path for path in found if path.name.removeprefix("step-").isdigit() and (path / "state.json").exists()
+    )
+
+
+def missing_file(checkpoint: Path) -> str:
+    """What is wrong with the files of a checkpoint, by their names and sizes; empty where nothing is."""
+    try:
+        sizes = json.loads((checkpoint / "state.json").read_text()).get("files", {".metadata": None})
+    except (OSError, ValueError, AttributeError):
+        return "state.json is not readable as JSON"
+    for name, size in sizes.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if size is not None and (checkpoint / name).stat().st_size != size:
+            return f"{name} has {(checkpoint / name).stat().st_size} bytes, not {size}"
+    return ""
+
+
+def damaged(checkpoint: Path, reason: str) -> UserError:
+    return UserError(
+        f"{checkpoint} cannot be resumed from ({reason}); remove that folder to resume from the one before"
     )
 
 
@@ -136,6 +158,7 @@ def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) 
     dcp.save(run.tensors(), checkpoint_id=part)
     if world.main:
         state = {"step": step, "data": run.data_id, "loss": run.loss.state(), **arithmetic(world)}
+        state["files"] = {file.name: file.stat().st_size for file in sorted(part.iterdir())}
         (part / "state.json").write_text(json.dumps(state) + "\n")
         if final.exists():
             shutil.rmtree(final)
@@ -156,11 +179,12 @@ def load_checkpoint(path: Path, run: Run, world: World) -> int:
         step, data = saved["step"], saved["data"]
         dcp.load(state, checkpoint_id=path)
         run.loss.load_state(saved["loss"])
-    except (OSError, ValueError, KeyError, RuntimeError, dcp.api.CheckpointException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be resumed from ({reason}); remove that folder to resume from the one before"
-        ) from None
+    except dcp.api.CheckpointException as error:
+        # its own text is a traceback, and that of its cause advises on torch.load after the first sentence
+        cause = one_line(next(iter(error.failures.values()))[0], with_type=True)
+        raise damaged(path, cause.partition(". ")[0]) from None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise damaged(path, one_line(error)) from None
     if data != run.data_id:
         raise UserError(
             f"--resume: the data or its template has changed since {path} was written; restore it, or start again"
@@ -175,13 +199,3 @@ def load_checkpoint(path: Path, run: Run, world: World) -> int:
 def arithmetic(world: World) -> dict[str, int]:
     """What the last bits of a sum depend on."""
     return {"ranks": world.size, "threads": torch.get_num_threads()}
-
-
-def export_model(folder: Path, source: Path, model: Decoder, save_dtype: str, world: World) -> Path:
-    """Write model/, an ordinary Hugging Face folder: the trained weights with the tokenizer of the model they came from."""
-    target = folder / "model"
-    dtype = None if save_dtype == "auto" else getattr(torch, save_dtype)
-    extra = sorted({file for pattern in TOKENIZER_FILES for file in source.glob(pattern)})
-    save_model(model, target, dtype=dtype, gather=gather, write=world.main, extras=extra)
-    world.barrier()
-    return target

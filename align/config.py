@@ -6,8 +6,11 @@ whatever loss runs, `[loss.nca]` only for nca, `--loss.beta` for the one that ru
 sets every part that has one, `dpo.beta` only dpo's.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass, field, fields
+import math
+import re
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,125 +19,22 @@ import torch
 
 from align.errors import UserError, nearest
 from align.files import read_toml
-from align.kernels import IMPLEMENTATIONS
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
+from align.sections import (
+    FREE_KEYS,
+    SECTIONS,
+    SHORTHANDS,
+    SWITCHES,
+    Config,
+    LossSection,
+    ReferenceSection,
+    check_bounds,
+)
 
 PACKAGE = Path(__file__).resolve().parent
 # an install has them inside the package, a checkout beside it
 CONFIGS = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
-
-
-def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
-
-
-@dataclass
-class ModelSection:
-    path: str = key("", "Hugging Face folder or hub id of the model to align; tiny:base is the embedded one")
-    logp_impl: str = key("auto", "how log-probs are computed", ("auto", *IMPLEMENTATIONS))
-    pointwise_impl: str = key("auto", "how norms, rotary positions and SwiGLU are", ("auto", "reference", "triton"))
-    save_dtype: str = key(
-        "auto", "dtype of the exported model/; auto: as the checkpoint", ("auto", "float32", "bfloat16", "float16")
-    )
-
-
-@dataclass
-class DataSection:
-    path: str = key("", "preference file: .jsonl, .jsonl.gz, .json or .parquet")
-    eval_path: str = key("", "held-out preference file, measured as eval/... and never trained on")
-    template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and responses become text")
-    max_length: int = key(1024, "most tokens of prompt + response; longer prompts lose their oldest tokens")
-    overlong: str = key("drop", "a response that does not fit", ("drop", "error", "truncate"))
-    bad_rows: str = key(
-        "auto",
-        "a row that cannot be used: stop, or drop and count; auto stops, but for the few dialogues whose last turn is empty",
-        ("auto", "error", "drop"),
-    )
-
-
-@dataclass
-class ReferenceSection:
-    mode: str = key(
-        "auto",
-        "log-probs computed once and kept, by a live frozen copy, or by one that follows the policy (TR-DPO). "
-        "auto: cached, but live for a loss that compares whole distributions",
-        ("auto", "cached", "live", "moving"),
-    )
-    cache: str = key("runs/reference-cache", "folder for cached reference log-probs, keyed by model and data")
-    alpha: float = key(0.6, "moving: how far the reference goes towards the policy, 0 to 1 (arXiv 2404.09656)")
-    every: int = key(512, "moving: steps between two of its moves")
-
-
-@dataclass
-class TrainSection:
-    steps: int = key(0, "optimizer steps; 0: as many as --train.epochs takes")
-    epochs: float = key(1.0, "passes over the data, where steps is 0")
-    batch_size: int = key(32, "prompts per optimizer step, over all ranks")
-    micro_batch_size: int = key(4, "most prompts per rank in one forward pass; the rest is gradient accumulation")
-    seed: int = key(0, "seed of the data order")
-    eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one")
-    checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one")
-    keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk")
-
-
-@dataclass
-class OptimSection:
-    lr: float = key(5e-7, "peak learning rate of AdamW")
-    beta1: float = key(0.9, "AdamW beta1")
-    beta2: float = key(0.95, "AdamW beta2")
-    weight_decay: float = key(0.0, "AdamW weight decay, on matrices only")
-    warmup: float = key(0.1, "share of the steps over which the learning rate rises linearly to its peak")
-    schedule: str = key(
-        "cosine", "after warmup: towards 0 along this curve, or constant", ("cosine", "linear", "constant")
-    )
-    max_grad_norm: float = key(1.0, "gradients are scaled down to at most this norm")
-
-
-@dataclass
-class ParallelSection:
-    dtype: str = key(
-        "auto",
-        "dtype of compute; parameters and reductions stay float32. auto: bfloat16 on GPUs",
-        ("auto", "float32", "bfloat16"),
-    )
-    activation_checkpointing: bool = key(False, "recompute blocks in backward: less memory, a third more time")
-
-
-@dataclass
-class LossSection:
-    name: str = key(
-        "nca", "the alignment method, several as dpo+sft with --loss.weights 1,0.5, or module:Class of your own"
-    )
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Config:
-    model: ModelSection = field(default_factory=ModelSection)
-    data: DataSection = field(default_factory=DataSection)
-    loss: LossSection = field(default_factory=LossSection)
-    reference: ReferenceSection = field(default_factory=ReferenceSection)
-    train: TrainSection = field(default_factory=TrainSection)
-    optim: OptimSection = field(default_factory=OptimSection)
-    parallel: ParallelSection = field(default_factory=ParallelSection)
-    output: str = ""
-    resume: bool = False
-    plan: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """What config.toml of a run holds: every key that shapes the result, none left to a default."""
-        out: dict[str, Any] = {"output": self.output}
-        for name in SECTIONS:
-            section = getattr(self, name)
-            out[name] = {f.name: getattr(section, f.name) for f in fields(section) if f.name != "parameters"}
-        out["loss"].update(self.loss.parameters)
-        return out
-
-
-SECTIONS = ("model", "data", "loss", "reference", "train", "optim", "parallel")
-SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
-SWITCHES = ("resume", "plan")
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
@@ -279,8 +179,26 @@ def load_config(argv: list[str]) -> Config:
         _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
     _check(config)
     if not config.output:
-        config.output = f"runs/{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
+        name = f"{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
+        config.output = f"runs/{name}{_settings_suffix(flags)}"
     return config
+
+
+def _settings_suffix(flags: dict[str, str]) -> str:
+    """What the flags add to the name of the output, so that two settings have two folders: -beta-0.5.
+
+    Of a path it has the name; where that, or a cut, leaves something out, a hash follows.
+    """
+    settings = {SHORTHANDS.get(name, name): value for name, value in flags.items()}
+    settings = {name: settings[name] for name in sorted(settings) if name not in FREE_KEYS}
+    labels = {name: name.removesuffix(".path").rpartition(".")[2] for name in settings}
+    whole = "".join(f"-{labels[name]}-{value}" for name, value in settings.items())
+    if re.fullmatch(r"[\w.,+-]{0,60}", whole):
+        return whole
+    names = "".join(f"-{labels[name]}-{Path(value).name}" for name, value in settings.items())
+    names = re.sub(r"[^-\w.,+]", ".", names)[:60]
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+    return f"{names}-{digest}"
 
 
 def _check(config: Config) -> None:
@@ -292,6 +210,10 @@ def _check(config: Config) -> None:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
+    for name, value in config.loss.parameters.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"loss.{name} must be a finite number, not {number}")
     whole = "kl" in loss.token_inputs  # log-probs of the responses alone cannot be looked up for it
     if config.reference.mode == "auto":
         config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"
@@ -307,28 +229,7 @@ def _check(config: Config) -> None:
         raise UserError(f"reference.mode moving: {config.loss.name} has no reference; leave it out")
     if moves.mode != "moving" and (moves.alpha, moves.every) != (usual.alpha, usual.every):
         raise UserError(f"reference.alpha and reference.every are for --reference.mode moving, not {moves.mode}")
-    if not 0 < config.reference.alpha <= 1:
-        raise UserError(f"reference.alpha must be greater than 0 and at most 1, not {config.reference.alpha}")
-    at_least: dict[str, float] = {
-        "train.batch_size": 1,
-        "train.micro_batch_size": 1,
-        "train.keep_checkpoints": 1,
-        "data.max_length": 2,
-    }
-    at_least["reference.every"] = 1
-    at_least |= dict.fromkeys(("train.steps", "train.epochs", "train.checkpoint_every", "train.eval_every"), 0)
-    at_least |= dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "train.seed"), 0)
-    at_least |= dict.fromkeys(("optim.beta1", "optim.beta2"), 0)
-    for dotted, least in at_least.items():
-        section, name = dotted.split(".")
-        if (value := getattr(getattr(config, section), name)) < least or value != value:
-            raise UserError(f"{dotted} must be at least {least}, not {value}")
-    if max(config.optim.beta1, config.optim.beta2) >= 1:
-        raise UserError("optim.beta1 and optim.beta2 must be less than 1")
-    if not config.optim.max_grad_norm > 0:
-        raise UserError(
-            f"optim.max_grad_norm must be greater than 0, not {config.optim.max_grad_norm}; inf clips nothing"
-        )
+    check_bounds(config)
 
 
 def help_text() -> str:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from align.config import OptimSection
+from align.sections import OptimSection
 
 
 def build_optimizer(model: nn.Module, optim: OptimSection) -> torch.optim.AdamW:

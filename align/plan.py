@@ -3,17 +3,23 @@
 import math
 from pathlib import Path
 
-from align.config import Config
 from align.data.batches import Dataset
 from align.files import to_toml
 from align.kernels import evidence, resolve_impls
-from align.models import build_model, read_config
+from align.models import DecoderConfig, build_model
 from align.parallel import World, compute_dtype
+from align.sections import Config
 
 
-def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: bool, world: World) -> str:
+def describe_length(max_length: int, architecture: DecoderConfig) -> str:
+    return f"length: at most {max_length} tokens of prompt + response; the model's context is {architecture.context_length}"
+
+
+def describe_plan(
+    config: Config, source: Path, architecture: DecoderConfig, data: Dataset, needs_reference: bool, world: World
+) -> str:
     """Parameters, batches, the memory of each rank's state, and the resolved configuration."""
-    model = build_model(read_config(source), "meta")
+    model = build_model(architecture, "meta")
     n = sum(p.numel() for p in model.parameters())
     train = config.train
     dtype = compute_dtype(config.parallel.dtype, world.device)
@@ -33,6 +39,7 @@ def describe_plan(config: Config, source: Path, data: Dataset, needs_reference: 
             f"data: {data.n_train:,} prompts of {len(data.groups[0].response_ids)} responses",
             f"steps: {data.steps}, {train.batch_size} prompts each: {world.size} ranks x {micro_batches} micro-batches "
             f"of at most {train.micro_batch_size}; {data.steps * train.batch_size / data.n_train:.2f} epochs",
+            describe_length(config.data.max_length, architecture),
             f"memory per rank: {state:.2f} GiB of float32 weights, gradients and AdamW moments, sharded over "
             f"{world.size}; {frozen:.2f} GiB of reference model; {gathered:.2f} GiB for the largest group gathered in "
             f"{str(dtype).removeprefix('torch.')}; "

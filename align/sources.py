@@ -1,18 +1,19 @@
 """What a run learns from: its preference files, made to fit the loss that runs."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 
-from align.config import Config
 from align.data.batches import Dataset
 from align.data.encode import Group, encode_rows
-from align.data.rows import Row, read_rows
+from align.data.rows import BadRow, Row, count_or_raise, describe, read_rows
 from align.data.tokenizer import Tokenizer
 from align.errors import UserError
 from align.losses import FITS, Loss
 from align.parallel import World
+from align.sections import Config
 
 # what a row of each kind of FITS holds, in words
 HOLDS = {
@@ -25,10 +26,10 @@ HOLDS = {
 
 def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World) -> Dataset:
     """Read --data.path and --data.eval_path, check them against the loss and the ranks. Raises UserError."""
-    groups = load_groups(config, config.data.path, loss, tokenizer, world)
+    groups, template = load_groups(config, config.data.path, loss, tokenizer, world)
     n, k = len(groups), len(groups[0].response_ids)
     if config.data.eval_path:
-        held_out = load_groups(config, config.data.eval_path, loss, tokenizer, world)
+        held_out, _ = load_groups(config, config.data.eval_path, loss, tokenizer, world)
         if len(held_out[0].response_ids) != k:
             raise UserError(f"{config.data.eval_path}: another number of responses a prompt than in {config.data.path}")
         if (held_out[0].scores is None) != (groups[0].scores is None):
@@ -48,16 +49,23 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
         rank=world.rank,
         world_size=world.size,
         device=world.device,
+        template=template,
     )
     # impossible sizes are refused here, not after an hour of preparation
     next(dataset.micro_batches(dataset.global_batch(0)))
     return dataset
 
 
-def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World) -> list[Group]:
-    """A preference file as token ids, checked against what the loss needs. Says what it read."""
+def load_groups(
+    config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World
+) -> tuple[list[Group], str | None]:
+    """A preference file as token ids, checked against what the loss needs, and Dataset.template. Says what it read."""
     options = config.data
     rows, dropped = read_rows(path, options.bad_rows)
+    if loss.responses not in ("one", "list"):
+        rows = without_ties(rows, config.loss.name, options.bad_rows, dropped)
+        if not rows:
+            raise UserError(f"{path}: no row is left to train on, {describe(dropped)}")
     if loss.responses == "unpaired" and len(rows[0].responses) == 2:
         rows = [half for row in rows for half in labelled(row)]
         if world.main:
@@ -72,11 +80,25 @@ def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, wor
     groups, report = encode_rows(
         rows, tokenizer, options.template, options.max_length, options.overlong, options.bad_rows, dropped
     )
+    formatter = tokenizer.formatter(options.template)
+    chats = any(formatter.messages(row.prompt) is not None for row in rows)
     if loss.uses_mismatched_responses:
         groups = mismatch(groups, options.max_length, config.train.seed, path)
     if world.main:
         print(f"data: {path}\n{report}", flush=True)
-    return groups
+    return groups, formatter.chat.source if chats else None
+
+
+def without_ties(rows: list[Row], loss: str, bad_rows: str, dropped: Counter) -> list[Row]:
+    """The rows but for pairs with equal scores, which are no preference: an error, or a counted drop, as bad_rows says."""
+    kept = []
+    for row in rows:
+        if row.scores and len(row.scores) == 2 and row.scores[0] == row.scores[1]:
+            tie = f"both responses have the score {row.scores[0]:g}, and --loss {loss} needs one that is better"
+            count_or_raise(BadRow("equal scores", tie), row.where, bad_rows, dropped)
+        else:
+            kept.append(row)
+    return kept
 
 
 def labelled(row: Row) -> tuple[Row, Row]:

@@ -58,7 +58,7 @@ def test_unknown_and_ill_typed_keys(refused, tmp_path):
 
 def test_values_that_cannot_be(refused, tmp_path):
     assert "train.seed must be at least 0" in refused("--train.seed", "-1")
-    assert "optim.beta1 and optim.beta2 must be less than 1" in refused("--optim.beta1", "1.5")
+    assert "optim.beta1 must be below 1, not 1.5" in refused("--optim.beta1", "1.5")
     assert "inf clips nothing" in refused("--optim.max_grad_norm", "0")
     assert "loss.beta must be a finite number" in refused("--loss.beta", "inf")
     assert "sft has no reference" in refused("--loss", "sft", "--reference.mode", "moving")
@@ -84,6 +84,31 @@ def test_scores_in_one_file_alone(refused, tmp_path):
     held_out.write_text(json.dumps(ROW) + "\n")
     scored = {"prompt": "a", "responses": ["x y", "z"], "scores": [1, 2]}
     assert "one has scores and the other none" in refused("--data.eval_path", held_out, rows=[scored] * 3)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto", "orpo", "aot", "nca+dpo"])
+def test_equal_scores_are_no_preference(loss, refused, tmp_path, capsys):
+    rows = [{"prompt": f"a {i}", "responses": ["x y", "z"], "scores": [1 + i % 3, 2]} for i in range(7)]
+    flags = ["--loss", loss]
+    said = refused(*flags, rows=rows)
+    assert "rows.jsonl:2: both responses have the score 2, and" in said and "--data.bad_rows drop" in said
+    assert "no row is left to train on, 2 dropped (2 equal scores)" in refused(
+        *flags, "--data.bad_rows", "drop", rows=[rows[1], rows[4]]
+    )
+    data, base = tmp_path / "rows.jsonl", ["--model", MODEL, "--output", tmp_path / "plan", "--plan"]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = ["--data", data, "--train.batch_size", "2", "--data.bad_rows", "drop"]
+    assert train.main(list(map(str, [*flags, *base, *more]))) == 0
+    assert "2 dropped (2 equal scores)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["nca", "infonca", "sft"])
+def test_equal_scores_are_scores_to_a_loss_that_needs_no_order(loss, tmp_path):
+    rows = [{"prompt": f"a {i}", "responses": ["x y", "z"], "scores": [2, 2]} for i in range(4)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--loss", loss, "--model", MODEL, "--data", data, "--output", tmp_path / "plan", "--plan"]
+    assert train.main(list(map(str, [*flags, "--train.batch_size", "2"]))) == 0
 
 
 def test_missing_keys(tmp_path, capsys):
@@ -159,6 +184,19 @@ def test_an_output_folder_in_use(refused, pairs_file, tmp_path):
     assert "already in use" in refused(*steps, data=pairs_file, output=out)
     said = refused(*steps, "--train.seed", "5", "--resume", data=pairs_file, output=out)
     assert "was begun with train.seed = 0, not 5" in said
+
+
+@pytest.mark.parametrize("flag", ["--output", "--reference.cache"])
+def test_folders_that_cannot_be_written_are_found_first(flag, pairs_file, tmp_path, capsys, monkeypatch):
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(train, "load_dataset", None)
+    for folder, words in [(file, "is a file"), (file / "a" / "b", f"{file} is a file"), (link, "cannot be written in")]:
+        flags = ["--loss", "nca", "--model", MODEL, "--data", pairs_file, "--output", tmp_path / "out", flag, folder]
+        assert train.main(list(map(str, flags))) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {flag} {folder}: ") and words in said and said.count("\n") == 1
 
 
 def test_divergence_is_one_line(tmp_path, pairs_file, capsys):

@@ -1,6 +1,7 @@
 """Flags, files and defaults: which one wins, what is kept, what --help and config.toml say."""
 
 import tomllib
+from dataclasses import fields
 
 import pytest
 from conftest import refuse
@@ -8,6 +9,7 @@ from conftest import refuse
 from align.config import Config, help_text, load_config
 from align.errors import UserError
 from align.files import to_toml
+from align.sections import SECTIONS, DataSection, settle_length
 
 BASE = ["--model", "m", "--data", "d"]
 
@@ -44,7 +46,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
 def test_a_config_of_ours_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config([*BASE, "--config", "falcon-11b", "--loss", "dpo"])
-    assert config.output == "runs/falcon-11b-dpo" and config.parallel.activation_checkpointing
+    assert config.output == "runs/falcon-11b-dpo-data-d-model-m" and config.parallel.activation_checkpointing
     assert "configs/ has falcon-11b, tiny, " in refuse(load_config, ["--config", "tinny"])
     (tmp_path / "tiny").write_text("[train]\nsteps = 5\n")  # a file of that name comes first
     assert load_config([*BASE, "--config", "tiny"]).train.steps == 5
@@ -52,9 +54,81 @@ def test_a_config_of_ours_goes_by_its_name(tmp_path, monkeypatch):
 
 def test_the_output_is_named_after_config_and_loss(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text("")
-    assert load_config([*BASE, "--config", str(file), "--loss", "dpo"]).output == "runs/mine-dpo"
-    assert load_config(BASE).output == "runs/align-nca"
+    file.write_text('[model]\npath = "m"\n[data]\npath = "d"\n')
+    assert load_config(["--config", str(file), "--loss", "dpo"]).output == "runs/mine-dpo"
+    assert load_config(["--loss", "dpo+sft"]).output == "runs/tiny-dpo+sft"
+    assert load_config(["--loss", "dpo", "--loss.beta", "0.5"]).output == "runs/tiny-dpo-beta-0.5"
+
+
+def test_two_settings_have_two_output_folders():
+    settings = [
+        [],
+        ["--loss.beta", "0.5"],
+        ["--loss.beta", "0.05"],
+        ["--loss.beta", "0.5", "--train.steps", "7"],
+        ["--train.steps", "7"],
+        ["--model", "a/x"],
+        ["--model", "b/x"],
+        ["--data", "a/x"],
+        ["--model", "a/x", "--data", "b/x"],
+        ["--model", "b/x", "--data", "a/x"],
+        ["--data.template", "long/" * 50 + "one"],
+        ["--data.template", "long/" * 50 + "two"],
+        ["--data.template", "x" * 99 + "1"],
+        ["--data.template", "x" * 99 + "2"],
+    ]
+    outputs = [load_config(["--config", "tiny", "--loss", "dpo", *flags]).output for flags in settings]
+    assert len(set(outputs)) == len(outputs)
+    for output in outputs:
+        assert output.startswith("runs/tiny-dpo") and output.count("/") == 1 and len(output) < 100
+    # the order of flags and what only says where files are written do not count, so that --resume finds the run
+    same = ["--config", "tiny", "--train.steps", "7", "--loss", "dpo", "--loss.beta", "0.5"]
+    assert load_config([*same, "--train.checkpoint_every", "2", "--resume"]).output == outputs[3]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--optim.warmup", "10"], "optim.warmup must be at most 1, not 10.0; it is a share of the steps"),
+        (["--optim.warmup", "nan"], "optim.warmup must be at least 0, not nan"),
+        (["--optim.lr", "inf"], "optim.lr must be below inf, not inf"),
+        (["--optim.beta2", "1"], "optim.beta2 must be below 1"),
+        (["--optim.weight_decay", "-0.1"], "optim.weight_decay must be at least 0"),
+        (["--optim.max_grad_norm", "0"], "optim.max_grad_norm must be above 0, not 0.0; inf clips nothing"),
+        (["--train.epochs", "inf"], "train.epochs must be below inf"),
+        (["--train.epochs", "0"], "train.epochs must be above 0"),
+        (["--train.seed", "9" * 30], "train.seed must be at most"),
+        (["--data.max_length", "-1"], "data.max_length must be at least 0"),
+        (["--loss", "robust", "--loss.label_smoothing", "nan"], "loss.label_smoothing must be"),
+        (["--loss", "rpo", "--loss.alpha", "inf"], "loss.alpha must be"),
+        (["--loss", "dpo+sft", "--loss.weights", "1,inf"], "loss.weights"),
+        (["--train.keep_checkpoints", "0"], "train.keep_checkpoints must be at least 1"),
+        (["--reference.mode", "moving", "--reference.alpha", "1.1"], "reference.alpha must be at most 1"),
+    ],
+)
+def test_numbers_have_bounds(flags, words):
+    with pytest.raises(UserError) as caught:
+        load_config([*BASE, *flags])
+    assert str(caught.value).startswith(words)
+
+
+def test_every_number_has_a_bound():
+    for name in SECTIONS:
+        for f in fields(getattr(Config(), name)):
+            assert f.type not in (int, float) or f.metadata["bounds"], f"{name}.{f.name}"
+
+
+def test_the_length_goes_with_the_context():
+    def settled(context, **given):
+        data = DataSection(**given)
+        settle_length(data, context)
+        return data.max_length
+
+    assert settled(512) == 512 and settled(8192) == 1024
+    assert settled(512, max_length=100) == 100 and settled(512, max_length=512) == 512
+    with pytest.raises(UserError, match=r"max_length 513.* context of 512 .*--data\.beyond_context true"):
+        settled(512, max_length=513)
+    assert settled(512, max_length=513, beyond_context=True) == 513 and settled(512, beyond_context=True) == 512
 
 
 def test_the_embedded_default_needs_no_arguments():

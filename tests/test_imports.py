@@ -78,7 +78,7 @@ def is_ours(module: str) -> bool:
 def test_the_reader_of_imports_sees_them():
     """Of every kind: at the top, in a function, of a package's submodule, of another project."""
     assert {"align.data", "align.generate", "pathlib"} <= imports("align.tiny.evaluate")
-    assert "pyarrow.parquet" in imports("align.files") and "huggingface_hub" in imports("align.models.convert")
+    assert "pyarrow.parquet" in imports("align.files") and "huggingface_hub" in imports("align.models.folder")
     assert all(name in FILES or not is_ours(name) for module in FILES for name in imports(module))
 
 

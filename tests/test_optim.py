@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from align.config import OptimSection
 from align.optim import build_optimizer, learning_rate
+from align.sections import OptimSection
 
 
 def test_learning_rate_rises_then_follows_its_curve():

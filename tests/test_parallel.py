@@ -102,7 +102,7 @@ def test_bfloat16_compute_keeps_float32_parameters():
 
 
 def test_compute_dtype_follows_the_device():
-    from align.config import ParallelSection
+    from align.sections import ParallelSection
 
     assert compute_dtype(ParallelSection().dtype, torch.device("cpu")) == torch.float32
     assert compute_dtype(ParallelSection().dtype, torch.device("cuda")) == torch.bfloat16

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import time
 
+import huggingface_hub
 import pytest
 import torch
-from conftest import MODEL, read_metrics, run_train, start_train
+from conftest import GOLDEN, MODEL, read_metrics, run_train, start_train
 from safetensors.torch import load_file
 
 import train
@@ -151,7 +152,7 @@ def kill_group(process):
     process.wait()
 
 
-def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(pairs_file, tmp_path, monkeypatch):
+def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(pairs_file, tmp_path, monkeypatch, capfd):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train.main(["--loss", "nca", *flags(pairs_file, whole)]) == 0
     step = train.Log.step
@@ -163,6 +164,9 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(pairs_file, tmp_path
 
     monkeypatch.setattr(train.Log, "step", step_and_signal)
     assert train.main(["--loss", "nca", *flags(pairs_file, broken)]) == 128 + signal.SIGTERM
+    said = capfd.readouterr().err.splitlines()
+    assert any("stopping after this step, with a checkpoint" in line for line in said)
+    assert said[-1] == f"stopped: step 3 of 6 is in {broken}; the same command with --resume goes on"
     # the signal came after step 2 had been counted, so step 3 is the one that is finished
     assert [p.name for p in (broken / "checkpoints").iterdir()] == ["step-000003"]
     assert not (broken / "model").exists()
@@ -231,6 +235,63 @@ def test_plan_writes_nothing(pairs_file, tmp_path, capsys):
     assert f"{count:,} parameters" in said and "steps: 6" in said and "beta = 0.01" in said
     assert torch.cuda.is_available() or "kernels: chunked log-probs (auto: the Triton kernels need a GPU)" in said
     assert not out.exists()
+
+
+def test_the_plan_of_a_hub_model_fetches_no_weights(pairs_file, tmp_path, monkeypatch, capsys):
+    """With a stand-in for huggingface_hub that, like it, lets only the files through that are asked for."""
+    arrived = []
+
+    def snapshot_download(repo, allow_patterns):
+        folder = tmp_path / "cache" / repo
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in MODEL.iterdir():
+            if any(file.match(pattern) for pattern in allow_patterns):
+                shutil.copyfile(file, folder / file.name)
+                arrived.append(file.name)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    command = ["--loss", "nca", *flags(pairs_file, tmp_path / "out"), "--model", "org/name"]
+    assert train.main([*command, "--plan"]) == 0
+    said = capsys.readouterr().out
+    count = sum(p.numel() for p in load_model(MODEL).parameters())
+    assert f"{count:,} parameters" in said
+    assert {"config.json", "tokenizer.json"} <= set(arrived) and "model.safetensors" not in arrived
+    assert train.main([*command, "--train.steps", "1"]) == 0
+    assert "model.safetensors" in arrived
+
+
+def test_the_length_is_said_and_bounded_by_the_context(pairs_file, tmp_path, capsys):
+    command = ["--loss", "nca", *flags(pairs_file, tmp_path / "out"), "--data.max_length"]
+    line = "length: at most {} tokens of prompt + response; the model's context is 512"
+    for more in (["--plan"], ["--train.steps", "1"]):
+        assert train.main([*command, "0", *more]) == 0
+        said = capsys.readouterr().out
+        assert line.format(512) in said.splitlines() and ("max_length = 512" in said) == ("--plan" in more)
+    shutil.rmtree(tmp_path / "out")
+    assert train.main([*command, "600", "--plan"]) == 2
+    assert "made for a context of 512 tokens" in capsys.readouterr().err
+    assert train.main([*command, "600", "--data.beyond_context", "true", "--plan"]) == 0
+    assert line.format(600) in capsys.readouterr().out.splitlines()
+
+
+def test_weights_are_checked_before_the_data_is_read(pairs_file, tmp_path, monkeypatch, capsys):
+    broken = shutil.copytree(GOLDEN / "falcon2_11b_sharded", tmp_path / "m", copy_function=shutil.copyfile)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(MODEL / name, broken / name)
+    (broken / "model-00002-of-00004.safetensors").unlink()
+    monkeypatch.setattr(train, "load_dataset", None)
+    assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "out"), "--model", str(broken)]) == 2
+    assert "model-00002-of-00004.safetensors, which is not in the folder" in capsys.readouterr().err
+
+
+def test_a_run_is_a_model_to_start_from(pairs_file, tmp_path):
+    assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "a")]) == 0
+    command = ["--loss", "nca", *flags(pairs_file, tmp_path / "b")]
+    assert train.main([*command, "--model", str(tmp_path / "a")]) == 0
+    again = ["--loss", "nca", *flags(pairs_file, tmp_path / "c"), "--model", str(tmp_path / "a" / "model")]
+    assert train.main(again) == 0
+    assert results(tmp_path / "b") == results(tmp_path / "c") != results(tmp_path / "a")
 
 
 def test_help_names_every_loss_and_key(capsys):

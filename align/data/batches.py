@@ -105,6 +105,7 @@ def split_batch(
 class Dataset:
     """groups[:n_train] are trained on, the rest is held out. K, the responses to a prompt, is the same for all.
 
+    template: the chat template that prompts went through, None if none did.
     rank and device are those of this process; world_size ranks share each batch.
     """
 
@@ -118,6 +119,7 @@ class Dataset:
     rank: int
     world_size: int
     device: torch.device
+    template: str | None = None
 
     @property
     def held_out(self) -> range:

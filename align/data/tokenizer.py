@@ -120,7 +120,7 @@ def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
     """What a model folder says about its tokenizer, besides tokenizer.json.
 
     Returns tokenizer_config.json's keys over special_tokens_map.json's, the special tokens' texts among them
-    ("eos_token" and so on), and the eos_token_id of generation_config.json and config.json, each an id or a list.
+    ("eos_token" and so on), and the eos_token_id, an id or a list, of generation_config.json, else of config.json.
     """
     config = _settings(folder / "special_tokens_map.json")
     config |= {key: value for key, value in _settings(folder / "tokenizer_config.json").items() if value is not None}
@@ -130,11 +130,10 @@ def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
         content = token.get("content") if isinstance(token, dict) else token
         if key.endswith("_token") and isinstance(content, str):
             special[key] = content
-    eos_ids = []
-    for name in ("generation_config.json", "config.json"):
-        listed = _settings(folder / name).get("eos_token_id")
-        eos_ids += listed if isinstance(listed, list) else [] if listed is None else [listed]
-    return config, special, eos_ids
+    # of the two the first that names any counts, as in transformers and vLLM
+    named = (_settings(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json"))
+    eos: int | list[int] = next((ids for ids in named if ids not in (None, [])), [])
+    return config, special, eos if isinstance(eos, list) else [eos]
 
 
 def _settings(file: Path) -> dict:

@@ -9,7 +9,7 @@ from align.data import load_tokenizer
 from align.data.tokenizer import Tokenizer, check_fits
 from align.errors import UserError
 from align.evals.store import folder_digest
-from align.models import Decoder, build_model, load_model, read_config, resolve_model
+from align.models import Decoder, build_model, check_weights, load_model, read_config, resolve_model
 from align.parallel import World, compute_dtype, load_sharded
 
 
@@ -43,24 +43,21 @@ def find_models(paths: list[str], max_length: int = 0) -> list[Candidate]:
 
 
 def find_model(path: str, max_length: int = 0) -> Candidate:
-    given = resolve_model(path)
-    run = given if (given / "metrics.jsonl").is_file() else given.parent
-    folder = given / "model" if (given / "model").is_dir() else given
-    if folder == given and run == given and not (given / "config.json").is_file():
-        raise UserError(f"--model {path}: this run has no model/ yet; finish it with train.py --resume")
+    folder = resolve_model(path)
+    run = folder.absolute().parent if folder.name == "model" else None
     config, tokenizer = read_config(folder), load_tokenizer(folder)
+    model = build_model(config, "meta")
+    check_weights(model, folder)
     check_fits(tokenizer, config.vocab_size, str(folder))
     if max_length > config.context_length:
         raise UserError(f"--max_length {max_length}: {path} was made for {config.context_length} tokens")
-    name = given.parent.name if given.name == "model" else given.name
-    metrics = run / "metrics.jsonl"
     return Candidate(
-        name=name,
+        name=run.name if run else Path(path).absolute().name,
         path=path,
         folder=folder,
         id=folder_digest(folder),
-        parameters=sum(parameter.numel() for parameter in build_model(config, "meta").parameters()),
-        metrics=metrics if metrics.is_file() and (run / "model").is_dir() else None,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        metrics=run / "metrics.jsonl" if run and (run / "metrics.jsonl").is_file() else None,
         max_length=max_length or config.context_length,
         tokenizer=tokenizer,
     )

@@ -3,17 +3,19 @@
 Nothing here knows of ranks, data or losses: a model is sharded from outside, by align.parallel.
 """
 
+from align.models.config import DecoderConfig
 from align.models.convert import (
     build_model,
+    check_weights,
     load_model,
     load_weights,
     read_any_config,
     read_config,
-    resolve_model,
     save_model,
 )
 from align.models.encoder import BertConfig, Classifier, EncoderConfig, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
+from align.models.folder import resolve_model
 from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
 
@@ -21,6 +23,7 @@ __all__ = [
     "BertConfig",
     "Classifier",
     "Decoder",
+    "DecoderConfig",
     "EncoderConfig",
     "Falcon",
     "FalconConfig",
@@ -30,6 +33,7 @@ __all__ = [
     "RobertaConfig",
     "TokenStats",
     "build_model",
+    "check_weights",
     "init_weights",
     "load_model",
     "load_weights",

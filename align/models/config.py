@@ -99,6 +99,7 @@ class DecoderConfig:
     tied: bool
     rope: Rope | None
     raw: dict[str, Any] = field(repr=False)
+    stored_dtype: torch.dtype | None = field(default=None, repr=False, compare=False)  # of the weights it was read with
 
     @property
     def context_length(self) -> int:

@@ -6,24 +6,25 @@ the whole parameter.
 
 import dataclasses
 import os
-import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from align.errors import UserError, one_line
-from align.files import read_json, write_json
+from align.files import read_json, write_json, write_text
 from align.models.config import DecoderConfig
 from align.models.encoder import BertClassifier, BertConfig, Classifier, EncoderConfig, RobertaClassifier, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
+from align.models.folder import INDEX, SINGLE, Stored, and_more, find_tensors, opened, resolve_model, stored_dtype
 from align.models.layers import Decoder
 from align.models.llama import Llama, LlamaConfig
 
@@ -36,14 +37,11 @@ FAMILIES: dict[str, tuple[Any, Any]] = {  # the classes of config and model
     "bert": (BertConfig, BertClassifier),
     "roberta": (RobertaConfig, RobertaClassifier),
 }
-STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 # in old checkpoints, and not needed: buffers that are recomputed, a pooler that RoBERTa's head does not use
 IGNORED = (
     *(".inv_freq", ".attn.bias", ".attn.masked_bias", ".position_ids", ".token_type_ids"),
     *("roberta.pooler.dense.weight", "roberta.pooler.dense.bias"),
 )
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
 Local = Callable[[nn.Parameter], tuple[Tensor, int]]
 Gather = Callable[[nn.Parameter], Tensor]
 
@@ -57,9 +55,9 @@ def load_model(path: Path | str, dtype: torch.dtype | None = torch.float32, devi
     config = read_any_config(folder)
     if dtype is None:
         # an ignored buffer may be of integers
-        name, where = next(item for item in find_tensors(folder).items() if not item[0].endswith(IGNORED))
-        with opened(where) as file:
-            dtype = stored_dtype(file, name, where)
+        where = next(where for name, where in find_tensors(folder).items() if not name.endswith(IGNORED))
+        with opened(where.file) as file:
+            dtype = stored_dtype(file, where.name, where.file)
     model = build_model(config, device, dtype)
     load_weights(model, folder)
     return model
@@ -89,31 +87,33 @@ def build_model(
     return model
 
 
-def read_config(path: Path | str) -> DecoderConfig:
+def read_config(path: Path | str, weights: bool = True) -> DecoderConfig:
     """The config of a language model's folder. Raises UserError, as read_any_config does, and for a classifier."""
-    config = read_any_config(path)
+    config = read_any_config(path, weights)
     if isinstance(config, EncoderConfig):
         raise UserError(f"{path} is a classifier, not a language model; give a Falcon or Llama folder")
     return config
 
 
-def read_any_config(path: Path | str) -> DecoderConfig | EncoderConfig:
+def read_any_config(path: Path | str, weights: bool = True) -> DecoderConfig | EncoderConfig:
     """The config of a checkpoint folder. Raises UserError.
 
-    A tied config with a head that differs from the embedding is read as untied, as transformers 5 does.
+    A tied config with a head that differs from the embedding is read as untied, as transformers 5 does; weights=False
+    does not look at the weights for that.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: {'is a file; give its folder' if folder.exists() else 'no such folder'}")
     file = folder / "config.json"
     if not file.is_file():
-        raise UserError(f"{folder} is not a checkpoint: it has no config.json")
+        inside = next((f"; give {below.parent}" for below in sorted(folder.glob("*/config.json"))), "")
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json{inside}")
     raw = read_json(file)
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{file}: model_type {kind!r} is not supported; it can be {', '.join(FAMILIES)}")
     config = FAMILIES[kind][0].from_dict(raw, str(file))
-    if isinstance(config, DecoderConfig) and config.tied and head_differs(config, find_tensors(folder)):
+    if weights and isinstance(config, DecoderConfig) and config.tied and head_differs(config, find_tensors(folder)):
         warnings.warn(
             f"{folder}: lm_head.weight differs from the embedding it is tied to; read as untied", stacklevel=2
         )
@@ -131,79 +131,51 @@ def load_weights(model: nn.Module, path: Path | str, local: Local = whole) -> No
     local: param -> (tensor to fill, its first row in the whole parameter); a sharded parameter reads only its rows.
     Raises UserError naming the file and tensor for anything missing, unexpected, of another shape, or unreadable.
     """
+    params = dict(model.named_parameters())
+    where = check_weights(model, path)
+    for path in dict.fromkeys(stored.file for stored in where.values()):
+        with opened(path) as file, torch.no_grad():
+            for name, stored in where.items():
+                if stored.file == path:
+                    target, row = local(params[name])
+                    if target.numel():
+                        target.copy_(file.get_slice(stored.name)[row : row + len(target)])
+
+
+def check_weights(model: nn.Module, path: Path | str) -> dict[str, Stored]:
+    """Where each parameter is stored, of a folder whose headers promise what the model needs; no tensor is read.
+
+    The model may be on device "meta". Its config learns the dtype that most of the weights are stored in.
+    Raises UserError naming the file and tensor for anything missing, unexpected, of another shape, or unreadable.
+    """
     folder = Path(path)
     params = dict(model.named_parameters())
     aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)} - params.keys()
     where = find_tensors(folder)
-    if missing := [name for name in params if name not in where]:
-        raise UserError(f"{folder}: tensor {missing[0]} is missing{and_more(missing)}")
     known = params.keys() | aliases
-    if extra := [name for name in where if name not in known and not name.endswith(IGNORED)]:
-        raise UserError(f"{where[extra[0]]}: unexpected tensor {extra[0]}{and_more(extra)}; see config.json")
-    for path in dict.fromkeys(where.values()):
-        with opened(path) as file, torch.no_grad():
-            for name in file.keys():  # noqa: SIM118
-                if name not in params or where[name] != path:
+    extra = [name for name in where if name not in known and not name.endswith(IGNORED)]
+    if missing := [name for name in params if name not in where]:
+        instead = f"; it has {extra[0]}{and_more(extra)}, which config.json does not ask for" if extra else ""
+        raise UserError(f"{folder}: tensor {missing[0]} is missing{and_more(missing)}{instead}")
+    if extra:
+        raise UserError(f"{where[extra[0]].file}: unexpected tensor {extra[0]}{and_more(extra)}; see config.json")
+    where = {name: stored for name, stored in where.items() if name in params}
+    dtypes: Counter[torch.dtype] = Counter()
+    for path in dict.fromkeys(stored.file for stored in where.values()):
+        with opened(path) as file:
+            for name, stored in where.items():
+                if stored.file != path:
                     continue
-                stored, shape = file.get_slice(name), list(params[name].shape)
-                if stored.get_shape() != shape:
-                    raise UserError(
-                        f"{path}: tensor {name} is {stored.get_shape()}, where config.json makes it {shape}"
-                    )
-                stored_dtype(file, name, path)
-                target, row = local(params[name])
-                if target.numel():
-                    target.copy_(stored[row : row + len(target)])
+                found, shape = file.get_slice(stored.name).get_shape(), list(params[name].shape)
+                if found != shape:
+                    raise UserError(f"{path}: tensor {name} is {found}, where config.json makes it {shape}")
+                dtypes[stored_dtype(file, stored.name, path)] += params[name].numel()
+    if isinstance(model, Decoder):
+        model.config.stored_dtype = dtypes.most_common(1)[0][0]
+    return where
 
 
-def find_tensors(folder: Path) -> dict[str, Path]:
-    """Tensor name -> the file of the folder that holds it. Raises UserError."""
-    if (folder / SINGLE).is_file():
-        with opened(folder / SINGLE) as file:
-            return dict.fromkeys(file.keys(), folder / SINGLE)
-    index = folder / INDEX
-    if not index.is_file():
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-            raise UserError(
-                f"{folder}: its weights are pickled (.bin), which can run code; convert them to safetensors"
-            )
-        raise UserError(f"{folder} is not a checkpoint: it has no {SINGLE} and no {INDEX}")
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise UserError(f"{index}: weight_map must map each tensor to its file")
-    for shard in sorted(set(weight_map.values())):
-        # a shard is a file of this folder: an index cannot send us elsewhere
-        if Path(shard).name != shard or not (folder / shard).is_file():
-            raise UserError(f"{index}: names {shard}, which is not in the folder; download it again")
-        with opened(folder / shard) as file:
-            held = set(file.keys())
-        if absent := [name for name, where in weight_map.items() if where == shard and name not in held]:
-            raise UserError(
-                f"{folder / shard}: tensor {absent[0]} is missing{and_more(absent)}, though {INDEX} lists it"
-            )
-    return {name: folder / shard for name, shard in weight_map.items()}
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, memory-mapped; damage becomes one UserError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: truncated, damaged or not safetensors ({one_line(error)}); download it again"
-        ) from None
-
-
-def stored_dtype(file: Any, name: str, path: Path) -> torch.dtype:
-    kind = file.get_slice(name).get_dtype()
-    if kind not in STORED:
-        raise UserError(f"{path}: tensor {name} is stored as {kind}; it can be {', '.join(STORED)}")
-    return STORED[kind]
-
-
-def head_differs(config: DecoderConfig, where: dict[str, Path]) -> bool:
+def head_differs(config: DecoderConfig, where: dict[str, Stored]) -> bool:
     """Whether a tied checkpoint also stores a head that is not the embedding."""
     if "lm_head.weight" not in where:
         return False
@@ -211,26 +183,11 @@ def head_differs(config: DecoderConfig, where: dict[str, Path]) -> bool:
     embedding = next(name for name, param in model.named_parameters() if param is model.embedding.weight)
     if embedding not in where:
         return False  # which load_weights reports
-    with opened(where[embedding]) as one, opened(where["lm_head.weight"]) as other:
-        a, b = one.get_slice(embedding), other.get_slice("lm_head.weight")
+    input, head = where[embedding], where["lm_head.weight"]
+    with opened(input.file) as one, opened(head.file) as other:
+        a, b = one.get_slice(input.name), other.get_slice(head.name)
         rows = range(0, config.vocab_size, 4096)
         return a.get_shape() != b.get_shape() or any(not (a[r : r + 4096] == b[r : r + 4096]).all() for r in rows)
-
-
-def resolve_model(path: Path | str) -> Path:
-    """An existing folder as it is; a Hub id ("tiiuae/falcon-11B") fetched into the Hub's cache. Raises UserError."""
-    if Path(path).exists():
-        return Path(path)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
-        raise UserError(f"{path}: no such folder")
-    from huggingface_hub import snapshot_download
-
-    # vocab.txt and merges.txt are the tokenizer of a classifier that has no tokenizer.json
-    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "vocab.txt", "merges.txt"]
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=wanted))
-    except Exception as error:  # whatever the network, the Hub, the disk or a gate raises means the same to the user
-        raise UserError(f"{path}: no such folder, and fetching it from the Hub failed ({one_line(error)})") from None
 
 
 def detached(param: nn.Parameter) -> Tensor:
@@ -245,27 +202,32 @@ def save_model(
     write: bool = True,
     max_shard_bytes: int = 5 * 10**9,
     extras: Iterable[Path] = (),
+    texts: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder that transformers and load_model read: config.json, model.safetensors or shards with their index.
 
-    dtype: of the weights on disk; None: the dtype that the config names, float32 if none.
+    dtype: of the weights on disk; None: the dtype that the config names, else that in which they were stored, else float32.
     gather: param -> the whole tensor. It is called once per parameter, in the same order on every rank, since under
     sharding it is a collective; the ranks with write=False write nothing. One shard at a time is in memory.
-    extras: files to copy (a tokenizer's). The folder appears, or replaces the checkpoint at path, once complete.
-    Raises UserError if path cannot be written or holds something that is not a checkpoint.
+    extras: files to copy (a tokenizer's). texts: other files, by name. settings: keys of config.json that change.
+    The folder appears, or replaces the checkpoint at path, once complete.
+    Raises UserError if path cannot be written or holds something that is not a checkpoint, and for a weight that is
+    non-finite, or would be in this dtype.
     """
     target = Path(path)
     if dtype is None:
-        dtype = getattr(torch, model.config.raw.get("dtype") or model.config.raw.get("torch_dtype") or "float32")
+        named = model.config.raw.get("dtype") or model.config.raw.get("torch_dtype")
+        dtype = getattr(torch, named) if named else model.config.stored_dtype or torch.float32
     params = dict(model.named_parameters())  # a tied head is the embedding, and not written again
     shards = plan_shards(params, dtype, max_shard_bytes)
     with replacing(target) if write else nullcontext(target) as folder:
         for file, names in shards.items():
             tensors = {}
             for name in names:
-                tensor = gather(params[name])
+                tensor = converted(gather(params[name]), dtype, f"{target}: tensor {name}")
                 if write:
-                    tensors[name] = tensor.to("cpu", dtype).contiguous()
+                    tensors[name] = tensor.to("cpu").contiguous()
             if write:
                 save_file(tensors, folder / file, metadata={"format": "pt"})
         if not write:
@@ -276,9 +238,24 @@ def save_model(
                 "weight_map": {name: file for file, names in shards.items() for name in names},
             }
             write_json(folder / INDEX, index, sort_keys=True)
-        write_json(folder / "config.json", published_config(model, dtype), sort_keys=True)
+        write_json(folder / "config.json", published_config(model, dtype) | dict(settings or {}), sort_keys=True)
         for extra in extras:
             shutil.copy(extra, folder / Path(extra).name)
+        for name, text in (texts or {}).items():
+            write_text(folder / name, text)
+
+
+def converted(tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """The tensor in dtype. Raises UserError for values that are non-finite, before or after."""
+    out = tensor.to(dtype)
+    if out.isfinite().all():
+        return out
+    if not tensor.isfinite().all():
+        raise UserError(f"{what} holds non-finite values, and is not written: the training diverged")
+    raise UserError(
+        f"{what} holds {tensor.abs().max().item():.6g}, and {str(dtype).removeprefix('torch.')} only up to "
+        f"{torch.finfo(dtype).max:.6g}; write another dtype: --model.save_dtype bfloat16, with --resume after a run"
+    )
 
 
 def plan_shards(params: dict[str, nn.Parameter], dtype: torch.dtype, max_bytes: int) -> dict[str, list[str]]:
@@ -320,6 +297,12 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
         new.mkdir(parents=True)
         yield new
+        # safetensors writes files that only their owner can read, and copies have the modes of what they copy
+        (probe := new / ".mode").touch()
+        mode = probe.stat().st_mode & 0o777
+        probe.unlink()
+        for file in new.iterdir():
+            file.chmod(mode)
         if target.exists():
             os.rename(target, old)
         os.rename(new, target)
@@ -328,7 +311,3 @@ def replacing(target: Path) -> Iterator[Path]:
         raise UserError(f"{target}: cannot be written ({one_line(error)})") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from align.config import OptimSection
 from align.data.batches import Batch
 from align.losses import build_loss
 from align.models import Decoder, build_model
@@ -19,6 +18,7 @@ from align.models.falcon import FalconConfig
 from align.optim import build_optimizer
 from align.parallel import World, distributed, gather, shard
 from align.reference import CachedReference, LiveReference, Reference
+from align.sections import OptimSection
 from benchmarks.gpu import models
 from benchmarks.gpu.part import CUDA, DTYPE, Part, datasheet, free, left, milliseconds, peak_gib
 from train import loss_inputs

@@ -200,6 +200,60 @@ def test_saving_replaces_a_checkpoint_only_when_complete(tmp_path):
     assert [file.name for file in target.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize(
+    "value, dtype, words",
+    [
+        (1e5, torch.float16, ["100000", "float16 only up to 65504", "--model.save_dtype bfloat16"]),
+        (float("nan"), None, ["non-finite"]),
+        (-float("inf"), torch.float16, ["non-finite"]),
+    ],
+)
+@pytest.mark.parametrize("max_shard_bytes", [5 * 10**9, 20_000])
+def test_weights_that_cannot_be_written(value, dtype, words, max_shard_bytes, tmp_path):
+    model, target = load_model(GOLDEN / "falcon_7b"), tmp_path / "model"
+    name, last = list(model.named_parameters())[-1]
+    last.data.view(-1)[3] = value
+    text = refuse(save_model, model, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    assert str(target) in text and name in text and all(word in text for word in words), text
+    # also on the ranks that write nothing, or they would wait for the one that does
+    assert name in refuse(save_model, model, target, dtype=dtype, write=False)
+    assert not list(tmp_path.iterdir())
+    save_model(load_model(GOLDEN / "falcon_7b"), target)
+    refuse(save_model, model, target, dtype=dtype)
+    assert same(load_model(target), load_model(GOLDEN / "falcon_7b"))
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_dtype_is_the_tensors_own_where_the_config_names_none(stored, copy, tmp_path):
+    folder = copy("llama31")
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if k not in ("dtype", "torch_dtype")}))
+    norms = {"model.norm.weight"}  # a few tensors in another dtype do not decide
+
+    def change(tensors):
+        tensors.update({k: v.to(torch.float32 if k in norms else stored) for k, v in tensors.items()})
+
+    edit_tensors(folder / "model.safetensors", change)
+    save_model(load_model(folder), tmp_path / "out")
+    assert {v.dtype for v in load_file(tmp_path / "out" / "model.safetensors").values()} == {stored}
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert str(stored).endswith(written.get("torch_dtype", written.get("dtype")))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_files_have_the_mode_that_the_umask_says(umask, tmp_path):
+    extra = tmp_path / "tokenizer.json"
+    extra.write_text("{}")
+    extra.chmod(0o400)
+    old = os.umask(umask)
+    try:
+        save_model(load_model(GOLDEN / "falcon_7b"), tmp_path / "out", extras=[extra], texts={"a.jinja": "a"})
+    finally:
+        os.umask(old)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()}
+    assert modes == dict.fromkeys(["config.json", "model.safetensors", "tokenizer.json", "a.jinja"], 0o666 & ~umask)
+
+
 def test_saving_spares_what_is_no_checkpoint(tmp_path):
     model = load_model(GOLDEN / "falcon_7b")
     (tmp_path / "mine").mkdir()
@@ -229,7 +283,7 @@ def truncate(folder, name):
         (lambda d: drop(d, SHARD), ["index.json", SHARD]),
         (lambda d: truncate(d, SHARD), [SHARD, "truncated"]),
         (lambda d: (d / SHARD).write_bytes(b""), [SHARD, "truncated"]),
-        (lambda d: (d / SHARD).write_text("version https://git-lfs.github.com/spec/v1"), [SHARD, "not safetensors"]),
+        (lambda d: (d / SHARD).write_text("version https://git-lfs.github.com/spec/v1"), [SHARD, "LFS pointer"]),
         (lambda d: (d / "config.json").write_text("{"), ["config.json", "JSON"]),
         (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), ["config.json", "JSON"]),
         (lambda d: (d / "config.json").write_text("[]"), ["config.json", "object"]),
@@ -242,6 +296,10 @@ def truncate(folder, name):
             ["dense_4h_to_h.weight", "[64, 256]", "[64, 128]"],
         ),
         (lambda d: edit_json(d / "config.json", num_hidden_layers=3), ["transformer.h.2", "missing", "more"]),
+        (
+            lambda d: edit_json(d / "config.json", num_ln_in_parallel_attn=2),
+            ["ln_attn", "missing", "it has", "input_layernorm", "does not ask for"],
+        ),
         (lambda d: edit_json(d / "config.json", num_hidden_layers=1), ["transformer.h.1", "unexpected"]),
         (lambda d: edit_json(d / "config.json", bias=True), ["query_key_value.bias", "missing"]),
         (lambda d: edit_json(d / "model.safetensors.index.json", weight_map=[]), ["index.json", "weight_map"]),

@@ -9,6 +9,7 @@ import pytest
 from conftest import read_metrics
 
 import train
+from align import stopping
 from align.data import encode_rows, read_rows
 from align.data.templates import ChatTemplate
 from align.errors import UserError
@@ -206,7 +207,7 @@ def test_a_trained_guard_agrees_with_the_rules(tmp_path, monkeypatch):
     stops = iter([True])
 
     def interrupted(config, world):
-        train.stop_signal = 15 if next(stops, False) else 0
+        stopping.signalled = 15 if next(stops, False) else 0
         return train.train(config, world)
 
     with distributed() as world:

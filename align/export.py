@@ -1,0 +1,80 @@
+"""The exported model: a Hugging Face folder that says what was trained.
+
+Besides the weights that is the chat template that the prompts went through and the tokens on which a response ends, where
+transformers and vLLM look for them: chat_template.jinja, and eos_token_id of generation_config.json and config.json.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.data.tokenizer import Tokenizer
+from align.files import read_json
+from align.models import Decoder, save_model
+from align.parallel import World, gather
+
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+TEMPLATE_FILES = ("chat_template*",)
+
+
+def export_model(
+    folder: Path,
+    source: Path,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    template: str | None,
+    save_dtype: str,
+    world: World,
+) -> Path:
+    """Write model/: the trained weights, with the tokenizer of the folder `source` that they came from.
+
+    template: the chat template that training put prompts through; None if none went through one.
+    """
+    target = folder / "model"
+    dtype = None if save_dtype == "auto" else getattr(torch, save_dtype)
+    texts = template_files(source, tokenizer, template)
+    patterns = TOKENIZER_FILES + (() if texts else TEMPLATE_FILES)
+    files = sorted({file for pattern in patterns for file in source.glob(pattern) if file.is_file()})
+    eos, generation = end_tokens(source, tokenizer)
+    texts["generation_config.json"] = as_json(generation)
+    save_model(model, target, dtype=dtype, gather=gather, write=world.main, extras=files, texts=texts, settings=eos)
+    world.barrier()
+    return target
+
+
+def template_files(source: Path, tokenizer: Tokenizer, template: str | None) -> dict[str, str]:
+    """Files that make `template` the folder's chat template; none where it is so already."""
+    config = read_json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").is_file() else {}
+    has_one = (source / "chat_template.jinja").is_file() or config.get("chat_template")
+    if template is None or (has_one and template == tokenizer.chat_template.source):
+        return {}
+    # the file wins over the key, and two that differ would only confuse
+    config.pop("chat_template", None)
+    return {"chat_template.jinja": template, "tokenizer_config.json": as_json(config)}
+
+
+def end_tokens(source: Path, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys of config.json, and the whole generation_config.json: a generation ends on each token that training ended on."""
+    ids = [tokenizer.eos_id, *sorted(tokenizer.eos_ids - {tokenizer.eos_id})]
+    eos = {"eos_token_id": ids if len(ids) > 1 else ids[0]}
+    config, file = read_json(source / "config.json"), source / "generation_config.json"
+    if file.is_file():
+        generation = read_json(file)
+    else:
+        # without the file, these would be taken from config.json
+        generation = {key: config[key] for key in ("bos_token_id", "pad_token_id") if config.get(key) is not None}
+    return ({} if named(config) == set(ids) else eos), (
+        generation if named(generation) == set(ids) else generation | eos
+    )
+
+
+def named(settings: dict[str, Any]) -> set[int]:
+    """The ids that a file's eos_token_id, an id or a list, names."""
+    ids = settings.get("eos_token_id")
+    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+
+
+def as_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,164 @@
+"""What there is to configure: typed sections, with a line of help, the choices and the bounds of every key."""
+
+import math
+import operator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from align.errors import UserError
+from align.kernels import IMPLEMENTATIONS
+
+BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+# they say where and how often files are written and in which dtype, and change not one number of a run
+FREE_KEYS = ("output", "model.save_dtype", "train.checkpoint_every", "train.keep_checkpoints", "reference.cache")
+MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
+
+
+def key(default: Any, help: str, choices: tuple[str, ...] = (), hint: str = "", **bounds: float) -> Any:
+    """bounds: by the names of BOUNDS. hint: what to do instead of a value beyond them."""
+    return field(default=default, metadata={"help": help, "choices": choices, "hint": hint, "bounds": bounds})
+
+
+@dataclass
+class ModelSection:
+    path: str = key("", "Hugging Face folder or hub id of the model to align; tiny:base is the embedded one")
+    logp_impl: str = key("auto", "how log-probs are computed", ("auto", *IMPLEMENTATIONS))
+    pointwise_impl: str = key("auto", "how norms, rotary positions and SwiGLU are", ("auto", "reference", "triton"))
+    save_dtype: str = key(
+        "auto", "dtype of the exported model/; auto: as the checkpoint", ("auto", "float32", "bfloat16", "float16")
+    )
+
+
+@dataclass
+class DataSection:
+    path: str = key("", "preference file: .jsonl, .jsonl.gz, .json or .parquet")
+    eval_path: str = key("", "held-out preference file, measured as eval/... and never trained on")
+    template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and responses become text")
+    max_length: int = key(
+        0,
+        "most tokens of prompt + response, the oldest of a longer prompt are left out; "
+        f"0: {MAX_LENGTH}, or the model's context where that is shorter",
+        at_least=0,
+    )
+    beyond_context: bool = key(False, "allow a max_length beyond the context that the model was made for")
+    overlong: str = key("drop", "a response that does not fit", ("drop", "error", "truncate"))
+    bad_rows: str = key(
+        "auto",
+        "a row that cannot be used: stop, or drop and count; auto stops, but for the few dialogues whose last turn is empty",
+        ("auto", "error", "drop"),
+    )
+
+
+@dataclass
+class ReferenceSection:
+    mode: str = key(
+        "auto",
+        "log-probs computed once and kept, by a live frozen copy, or by one that follows the policy (TR-DPO). "
+        "auto: cached, but live for a loss that compares whole distributions",
+        ("auto", "cached", "live", "moving"),
+    )
+    cache: str = key("runs/reference-cache", "folder for cached reference log-probs, keyed by model and data")
+    alpha: float = key(
+        0.6, "moving: how far the reference goes towards the policy, 0 to 1 (arXiv 2404.09656)", above=0, at_most=1
+    )
+    every: int = key(512, "moving: steps between two of its moves", at_least=1)
+
+
+@dataclass
+class TrainSection:
+    steps: int = key(0, "optimizer steps; 0: as many as --train.epochs takes", at_least=0)
+    epochs: float = key(1.0, "passes over the data, where steps is 0", above=0, below=math.inf)
+    batch_size: int = key(32, "prompts per optimizer step, over all ranks", at_least=1)
+    micro_batch_size: int = key(
+        4, "most prompts per rank in one forward pass; the rest is gradient accumulation", at_least=1
+    )
+    seed: int = key(0, "seed of the data order", at_least=0, at_most=2**40)
+    eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
+    checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
+    keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
+
+
+@dataclass
+class OptimSection:
+    lr: float = key(5e-7, "peak learning rate of AdamW", at_least=0, below=math.inf)
+    beta1: float = key(0.9, "AdamW beta1", at_least=0, below=1)
+    beta2: float = key(0.95, "AdamW beta2", at_least=0, below=1)
+    weight_decay: float = key(0.0, "AdamW weight decay, on matrices only", at_least=0, below=math.inf)
+    warmup: float = key(
+        0.1,
+        "share of the steps over which the learning rate rises linearly to its peak",
+        hint="it is a share of the steps, not their number",
+        at_least=0,
+        at_most=1,
+    )
+    schedule: str = key(
+        "cosine", "after warmup: towards 0 along this curve, or constant", ("cosine", "linear", "constant")
+    )
+    max_grad_norm: float = key(1.0, "gradients are scaled down to at most this norm", hint="inf clips nothing", above=0)
+
+
+@dataclass
+class ParallelSection:
+    dtype: str = key(
+        "auto",
+        "dtype of compute; parameters and reductions stay float32. auto: bfloat16 on GPUs",
+        ("auto", "float32", "bfloat16"),
+    )
+    activation_checkpointing: bool = key(False, "recompute blocks in backward: less memory, a third more time")
+
+
+@dataclass
+class LossSection:
+    name: str = key(
+        "nca", "the alignment method, several as dpo+sft with --loss.weights 1,0.5, or module:Class of your own"
+    )
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Config:
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    loss: LossSection = field(default_factory=LossSection)
+    reference: ReferenceSection = field(default_factory=ReferenceSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    parallel: ParallelSection = field(default_factory=ParallelSection)
+    output: str = ""
+    resume: bool = False
+    plan: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.toml of a run holds: every key that shapes the result, none left to a default."""
+        out: dict[str, Any] = {"output": self.output}
+        for name in SECTIONS:
+            section = getattr(self, name)
+            out[name] = {f.name: getattr(section, f.name) for f in fields(section) if f.name != "parameters"}
+        out["loss"].update(self.loss.parameters)
+        return out
+
+
+SECTIONS = ("model", "data", "loss", "reference", "train", "optim", "parallel")
+SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
+SWITCHES = ("resume", "plan")
+
+
+def check_bounds(config: Config) -> None:
+    """Raise UserError for a number beyond its key's bounds."""
+    for name in SECTIONS:
+        for f in fields(getattr(config, name)):
+            value, hint = getattr(getattr(config, name), f.name), f.metadata.get("hint")
+            for words, bound in f.metadata.get("bounds", {}).items():
+                if not BOUNDS[words](value, bound):  # NaN is beyond every bound
+                    wanted = f"{words.replace('_', ' ')} {bound}"
+                    raise UserError(f"{name}.{f.name} must be {wanted}, not {value}{hint and f'; {hint}'}")
+
+
+def settle_length(data: DataSection, context: int) -> None:
+    """Settle data.max_length for a model made for `context` tokens. Raises UserError."""
+    if data.max_length > context and not data.beyond_context:
+        raise UserError(
+            f"data.max_length {data.max_length}: the model was made for a context of {context} tokens; lower it, or set "
+            "--data.beyond_context true"
+        )
+    data.max_length = data.max_length or min(MAX_LENGTH, context)
