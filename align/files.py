@@ -102,33 +102,29 @@ def _whole(path: Path, first: str, rest: Callable[[], str]) -> list | None:
     first: its first line that is not empty; rest: gives what comes after it.
     """
     if not first.lstrip().startswith("["):
-        with suppress(ValueError):
-            _loads(first)
-            return None
-        try:
-            value = _loads(first + rest())
-        except ValueError:
-            return None
-    else:
-        try:
-            value = _loads(first + rest())
-        except json.JSONDecodeError as error:
-            if error.msg == "Extra data":
+        with suppress(ValueError, RecursionError):
+            if not _tables(_loads(first)):
                 return None
-            raise
+    text = first + rest()
+    try:
+        value = _loads(text)
+    except (ValueError, RecursionError) as error:
+        if getattr(error, "msg", "") == "Extra data" or not text.lstrip().startswith("["):
+            return None
+        raise
     if isinstance(value, list):
         return value
-    tables = {key: rows for key, rows in value.items() if _is_table(rows)} if isinstance(value, dict) else {}
-    if not tables or len(tables) < len(value):
-        return [value]
+    tables = _tables(value)
     if len(tables) > 1:
         raise UserError(f"{path}: holds {len(tables)} lists of rows, {', '.join(tables)}; write one of them to a file")
-    return next(iter(tables.values()))
+    return next(iter(tables.values()), [value])
 
 
-def _is_table(value: object) -> bool:
-    """Is this a list of rows, not of chat messages?"""
-    return isinstance(value, list) and all(isinstance(row, dict) and "role" not in row for row in value)
+def _tables(value: Any) -> dict[str, list]:
+    """The lists of rows that an object is made of; none where it is a row itself, which may hold chat messages."""
+    lists = isinstance(value, dict) and all(isinstance(rows, list) and rows for rows in value.values())
+    rows = [row for rows in value.values() for row in rows] if lists else [None]
+    return value if all(isinstance(row, dict) and "role" not in row for row in rows) else {}
 
 
 def _loads(text: str) -> Any:

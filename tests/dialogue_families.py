@@ -92,13 +92,16 @@ ZEPHYR = (
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
 )
 THINKING = (
-    "{% if tools %}{{ '<|im_start|>tools\n' }}{% for t in tools %}{{ t | tojson + '\n' }}{% endfor %}{{ '<|im_end|>\n' }}"
-    "{% endif %}{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
-    "{% endif %}{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}{% set why = m.reasoning_content or '' %}"
-    "{% set said = m.content or '' %}{% if '</think>' in said %}{% set why = said.split('</think>')[0].split('<think>')[-1] %}"
+    "{% if tools %}{{ '<|im_start|>tools\n' }}{% for t in tools %}{{ t | tojson + '\n' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}{% set ns = namespace(last=0) %}{% for m in messages %}"
+    "{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% set why = m.reasoning_content or '' %}"
+    "{% set said = m.content or '' %}"
+    "{% if '</think>' in said %}{% set why = said.split('</think>')[0].split('<think>')[-1] %}"
     "{% set said = said.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|im_start|>assistant\n' }}"
     "{% if loop.index0 > ns.last %}{{ '<think>\n' + why.strip('\n') + '\n</think>\n\n' }}{% endif %}{{ said }}"
-    "{% for c in m.tool_calls or [] %}{{ '\n<call>' + c.function.name + c.function.arguments | tojson + '</call>' }}{% endfor %}"
+    "{% for c in m.tool_calls or [] %}{{ '\n<call>' + c.function.name + c.function.arguments | tojson + '</call>' }}"
+    "{% endfor %}"
     "{{ '<|im_end|>\n' }}{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )

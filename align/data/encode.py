@@ -115,7 +115,7 @@ def encode_rows(
     prompts_truncated = responses_truncated = spelled_special = 0
     for start in range(0, len(rows), BLOCK):
         for row, prompt, responses in _encode(rows[start : start + BLOCK], formatter, tokenizer, bad_rows, dropped):
-            kept_prompt, kept = _fit(prompt, responses, max_length, overlong, row.where, tokenizer.bos_id)
+            kept_prompt, kept = _fit(prompt, responses, max_length, overlong, row.where, tokenizer.bos_token_id)
             if not kept:
                 dropped["response too long for max_length"] += 1
             elif len(kept) > 1 and all(response == kept[0] for response in kept):

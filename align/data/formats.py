@@ -37,7 +37,7 @@ UNREADABLE = ("documents", "images", "image", "videos", "audio", "history", "cha
 EMPTY_TURN = "dialogue ends with an empty turn"
 
 
-def parse(record: object) -> tuple[str, dict[str, Any]]:
+def parse(record: Any) -> tuple[str, dict[str, Any]]:
     """The format of a record, in words, and the fields of the Row that it is. Raises BadRow."""
     if isinstance(record, BrokenRow):
         raise BadRow("broken JSON", record.problem)
@@ -143,8 +143,8 @@ def _paired(prompt: Any, chosen: Any, rejected: Any) -> tuple[str | list[dict], 
         raise BadRow("wrong type", f"chosen is a {type(chosen).__name__}, rejected a {type(rejected).__name__}")
     if _is_whole(chosen, prompt, "chosen") and _is_whole(rejected, prompt, "rejected"):
         if isinstance(chosen, list):
-            shared, responses = _split(*(check_messages(value, "chosen/rejected") for value in (chosen, rejected)))
-            shared = _prompt(shared)
+            turns, responses = _split(check_messages(chosen, "chosen"), check_messages(rejected, "rejected"))
+            shared = _prompt(turns)
         else:
             turns, responses = _split(dialogue_turns(chosen), dialogue_turns(rejected), EMPTY_TURN)
             shared = _prompt(_as_text(turns))

@@ -117,11 +117,11 @@ class PromptFormatter:
         if what := lost(whole, messages, response, prompt if whole.startswith(prompt) else ""):
             raise self._loses(what)
         if not whole.startswith(prompt):
-            at = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
+            at = max(0, len(prompt) - 40)
             raise BadRow(
                 LOST,
-                f"{self.chat.where}: a model will be asked with a prompt that ends {prompt[at:][-40:]!r}, but the chat "
-                f"template writes {whole[at : at + 40]!r} there before a response; {ANOTHER}",
+                f"{self.chat.where}: a model will be asked with a prompt that ends {prompt[at:]!r}, but with a response "
+                f"the chat template writes {whole[at : at + 60]!r} there; {ANOTHER}",
             )
         if tools and (prompt == without or any(name not in prompt for name in names(tools))):
             raise self._loses("the tools column")

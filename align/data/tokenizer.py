@@ -34,6 +34,12 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
+    def bos_token_id(self) -> int | None:
+        """The id of the BOS that a template may write, whether or not the tokenizer adds one by itself."""
+        text = self.chat_template.special_tokens.get("bos_token")
+        return None if text is None else self.backend.token_to_id(text)
+
+    @cached_property
     def special_text(self) -> re.Pattern:
         """Finds a special token spelled in a text."""
         special = [t.content for t in self.backend.get_added_tokens_decoder().values() if t.special]

@@ -14,36 +14,38 @@ def lost(written: str, messages: list[dict], response: dict | None = None, promp
     """What of these messages a rendered text does not hold, in words; "" where it holds all. White space aside.
 
     Turns stand in order, but for the system's, which templates move; what a turn says beside its content stands after
-    the turn before. Templates leave the reasoning of earlier turns out, and a prompt of generation has none either. The
-    response ends after `prompt`, what a model is asked with.
+    the turn before. Templates shorten earlier turns, their reasoning and the arguments of their calls, and do so in the
+    prompt of generation too. The response ends after `prompt`, what a model is asked with.
     """
     text, at = squeeze(written), 0
     for message in messages:
+        content = message["content"] or ""
         before = 0 if message["role"] in MOVED else at
         if "name" in message and message["role"] != "tool" and not find(text, message["name"], before)[0]:
             return f"the name of the {message['role']} turn ({message['name']!r})"
         if message["role"] in MOVED:
-            found, start = find(text, message["content"], 0)
+            found, start = find(text, content, 0)
         else:
-            found, start = find(text, message["content"], at)
-            if not found and message["role"] == "assistant" and "</think>" in message["content"]:
-                found, start = find(text, message["content"].rpartition("</think>")[2], at)
-            if found and (missing := calls_lost(text, message, at)):
+            found, start = find(text, content, at)
+            if not found and message["role"] == "assistant" and "</think>" in content:
+                found, start = find(text, content.rpartition("</think>")[2], at)
+            if found and (missing := calls_lost(text, message, at, arguments=False)):
                 return missing
             at = start
         if not found:
-            return f"the {message['role']} turn ({message['content'].strip()[:40]!r})"
+            return f"the {message['role']} turn ({content.strip()[:40]!r})"
     if response is None:
         return ""
-    if missing := calls_lost(text, response, at):
+    if missing := calls_lost(text, response, at, arguments=True):
         return missing
     for key in (*REASONING, "refusal", "name"):
         if key in response and not find(text, response[key], at)[0]:
             return f"the {key} of a response ({response[key].strip()[:40]!r})"
+    content = response["content"] or ""
     # a generation prompt may have opened the <think> with which a response begins
-    begin = max(at, len(squeeze(prompt)) - len(squeeze(response["content"])) + 1)
-    if not find(text, response["content"], begin)[0] or len(text) <= len(squeeze(prompt)):
-        return f"the whole response ({response['content'].strip()[:40]!r})"
+    begin = max(at, len(squeeze(prompt)) - len(squeeze(content)) + 1)
+    if not find(text, content, begin)[0] or len(text) <= len(squeeze(prompt)):
+        return f"the whole response ({content.strip()[:40]!r})"
     return ""
 
 
@@ -64,26 +66,24 @@ def find(text: str, part: str, at: int) -> tuple[bool, int]:
 def forgets_reasoning(prompt: str, messages: list[dict]) -> bool:
     """Does the text of a prompt lack the reasoning of one of its earlier turns?"""
     reasoned = [m[key] for m in messages for key in REASONING if key in m]
-    reasoned += [m["content"].partition("</think>")[0] for m in messages if "</think>" in m["content"]]
+    reasoned += [m["content"].partition("</think>")[0] for m in messages if "</think>" in (m["content"] or "")]
     return bool(reasoned) and not all(find(squeeze(prompt), text.replace("<think>", ""), 0)[0] for text in reasoned)
 
 
-def calls_lost(text: str, message: dict, at: int) -> str:
-    """Which name or argument of the message's calls the squeezed text lacks from `at` on, in words."""
+def calls_lost(text: str, message: dict, at: int, arguments: bool) -> str:
+    """Which call's name, or which of its arguments, the squeezed text lacks from `at` on, in words."""
     calls = [*message.get("tool_calls", []), *([message["function_call"]] if "function_call" in message else [])]
-    said = f"in the tool_calls of the {message['role']} turn"
-    for name in names(calls):
-        if not find(text, name, at)[0]:
-            return f"{name!r} {said}"
-    for call in calls:
-        for leaf in leaves(call.get("function", call).get("arguments")):
-            as_json = leaf if isinstance(leaf, str) else json.dumps(leaf)
-            if not find(text, as_json, at)[0] and not find(text, str(leaf), at)[0]:
-                return f"{leaf!r} {said}"
+    parts = names(calls)
+    if arguments:
+        parts += [leaf for call in calls for leaf in leaves(call.get("function", call).get("arguments"))]
+    for part in parts:
+        as_json = part if isinstance(part, str) else json.dumps(part)
+        if not find(text, as_json, at)[0] and not find(text, str(part), at)[0]:
+            return f"the tool_calls of the {message['role']} turn ({part!r})"
     return ""
 
 
-def names(functions: list[dict]) -> list[str]:
+def names(functions: list[dict]) -> list:
     return [name for f in functions if isinstance(name := f.get("function", f).get("name"), str)]
 
 

@@ -139,7 +139,7 @@ def test_an_open_turn_loses_trailing_whitespace_and_a_closed_one_is_left_alone()
 def test_what_a_generation_prompt_opens_must_be_trained():
     think = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     with pytest.raises(
-        BadRow, match=r"there\.jinja: a model will be asked with a prompt that ends '<think>\\n', but"
+        BadRow, match=r"there\.jinja: a model will be asked with a prompt that ends '.*<think>\\n', but"
     ) as e:
         formatter("chat", think).texts(Row("p", ["a", "b"]))
     assert e.value.reason == "not written by the chat template" and "--data.template FILE.jinja" in str(e.value)
