@@ -15,6 +15,9 @@ from typing import Any, TextIO
 
 from align.errors import UserError, one_line
 
+# an object with no other keys holds lists of rows
+SPLITS = {"train", "test", "validation", "valid", "dev", "data", "rows", "examples"}
+
 
 @dataclass(frozen=True)
 class BrokenRow:
@@ -117,14 +120,13 @@ def _whole(path: Path, first: str, rest: Callable[[], str]) -> list | None:
     tables = _tables(value)
     if len(tables) > 1:
         raise UserError(f"{path}: holds {len(tables)} lists of rows, {', '.join(tables)}; write one of them to a file")
-    return next(iter(tables.values()), [value])
+    rows = next(iter(tables.values()), [value])
+    return rows if isinstance(rows, list) else [value]
 
 
 def _tables(value: Any) -> dict[str, list]:
-    """The lists of rows that an object is made of; none where it is a row itself, which may hold chat messages."""
-    lists = isinstance(value, dict) and all(isinstance(rows, list) and rows for rows in value.values())
-    rows = [row for rows in value.values() for row in rows] if lists else [None]
-    return value if all(isinstance(row, dict) and "role" not in row for row in rows) else {}
+    """The lists of rows in an object of splits; none where it is a row itself."""
+    return value if isinstance(value, dict) and value and value.keys() <= SPLITS else {}
 
 
 def _loads(text: str) -> Any:

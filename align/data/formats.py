@@ -1,6 +1,7 @@
 """The formats that a row may have: from a file's record to a prompt, its responses, and what is known of them."""
 
 import json
+import re
 from os.path import commonprefix
 from typing import Any
 
@@ -53,6 +54,7 @@ def parse(record: Any) -> tuple[str, dict[str, Any]]:
         )
     if unreadable := [key for key in UNREADABLE if record.get(key)]:
         raise BadRow("unreadable column", f"the column {unreadable[0]} changes the prompt, and is not supported")
+    record |= {key: _unquoted(record[key], key) for key in ("prompt", *used) if isinstance(record.get(key), str)}
     scores = label = None
     if "chosen" in used:
         prompt, responses = _paired(record.get("prompt"), record["chosen"], record["rejected"])
@@ -79,6 +81,16 @@ def parse(record: Any) -> tuple[str, dict[str, Any]]:
     fields = {"prompt": prompt, "responses": responses, "scores": scores, "label": label, "extra": extra}
     fields |= {"system": system, "tools": _tools(record.get("tools"))}
     return f"{' + '.join(used)} with K = {len(responses)}", fields
+
+
+def _unquoted(text: str, name: str) -> Any:
+    """Chat messages that a column of text holds as JSON; any other text as it is."""
+    if not re.match(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""", text):
+        return text
+    try:
+        return without_nulls(json.loads(text))
+    except ValueError:
+        raise BadRow("bad messages", f"{name} is chat messages as text that is not JSON; write them as JSON") from None
 
 
 def _are_messages(record: dict, used: tuple[str, ...]) -> bool:

@@ -104,15 +104,15 @@ def _records(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _from_cells(record: dict) -> dict | BrokenRow:
-    """A row of a table of texts: an empty cell is absent, and a list, a label or messages are written as JSON."""
+    """A row of a table of texts: an empty cell is absent, a list is written as JSON, a label as true or 1."""
     values: dict[str, Any] = {key: cell for key, cell in record.items() if cell}
     for key, cell in values.items():
         text = cell.strip()
         if key == "label" and text.lower() in ("true", "false", "0", "1"):
             values[key] = text.lower() in ("true", "1")
-        elif key in ("responses", "scores", "tools") or (text.startswith("[{") and "role" in text):
+        elif key in ("responses", "scores", "tools"):
             try:
                 values[key] = json.loads(text)
             except ValueError:
-                return BrokenRow(f"{key}: in a table, lists and chat messages must be written as JSON")
+                return BrokenRow(f"{key}: in a table a list must be written as JSON")
     return values

@@ -184,9 +184,7 @@ def test_a_table_of_texts(tmp_path):
     (tmp_path / "c.csv").write_text('prompt,responses,scores\np,"[""a"", ""b""]","[1, 2]"\n')
     assert one(tmp_path / "c.csv").responses == ["b", "a"]
     (tmp_path / "d.csv").write_text("prompt,completion\n\"[{'role': 'user', 'content': 'r'}]\",c\n")
-    with pytest.raises(
-        UserError, match=r"d\.csv:2: prompt: in a table, lists and chat messages must be written as JSON"
-    ):
+    with pytest.raises(UserError, match=r"d\.csv:2: prompt is chat messages as text that is not JSON"):
         read_rows(tmp_path / "d.csv")
     (tmp_path / "e.csv").write_text("prompt,prompt\np,q\n")
     with pytest.raises(UserError, match=r"e\.csv:1: a column's name stands twice in prompt, prompt"):
@@ -206,6 +204,15 @@ def test_jsonl_and_parquet_mean_the_same(tmp_path, write):
         assert (a.prompt, a.responses, a.tools) == (b.prompt, b.responses, b.tools)
 
 
+def test_messages_in_a_column_of_text(write):
+    chosen = json.dumps([user("p"), bot("a", name=None)])
+    row = one(write({"chosen": chosen, "rejected": [user("p"), bot("b")]}))
+    assert (row.prompt, row.responses) == ([user("p")], ["a", "b"])
+    listed = '[{"name": "x"}]'
+    assert one(write({"prompt": "p", "chosen": listed, "rejected": "b"})).responses == [listed, "b"], "JSON, no chat"
+    refused(write({"prompt": str([user("p")]), "chosen": "a", "rejected": "b"}), "prompt is chat messages as text that")
+
+
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 
@@ -216,6 +223,8 @@ def test_json_over_many_lines_is_recognised(write, name):
             assert len(read_rows(write(json.dumps(value, indent=indent), name=name))[0]) == count
     chat = {"prompt": [user("p")], "chosen": [bot("a")], "rejected": [bot("b")]}
     assert one(write(json.dumps(chat, indent=1), name=name)).prompt == [user("p")], "a row of lists is no table"
+    with pytest.raises(UserError, match="has the keys conversations"):
+        read_rows(write({"conversations": [{"from": "human", "value": "p"}]}, name=name))
     both = json.dumps({"train": [PAIR], "test": [PAIR]}, indent=1)
     with pytest.raises(UserError, match=r"holds 2 lists of rows, train, test; write one of them to a file"):
         read_rows(write(both, name=name))
