@@ -7,13 +7,16 @@ import math
 import re
 import tomllib
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from align.errors import UserError, one_line
+
+# an object with no other keys holds lists of rows
+SPLITS = {"train", "test", "validation", "valid", "dev", "data", "rows", "examples"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,36 @@ class BrokenRow:
     """Stands for a line that is not JSON. The caller decides whether to stop there."""
 
     problem: str
+
+
+def local_file(path: str | Path) -> Path:
+    """The file at this path; one of a data set of the Hub, hf://OWNER/NAME[:FILE], fetched into the Hub's cache.
+
+    Without FILE the data set must have one file that READERS can read, or one whose name has "train" in it.
+    Raises UserError.
+    """
+    if not str(path).startswith("hf:"):
+        return Path(path)
+    match = re.fullmatch(r"hf://(\w[\w.-]*/\w[\w.-]*)(?::(.+))?", str(path))
+    if match is None:
+        raise UserError(f"{path}: a data set of the Hub is written hf://OWNER/NAME or hf://OWNER/NAME:FILE")
+    name, file = match.groups()
+    import huggingface_hub
+
+    try:
+        if file is None:
+            listed = huggingface_hub.list_repo_files(name, repo_type="dataset")
+            files = sorted(f for f in listed if kind_of(Path(f)) in READERS and kind_of(Path(f)) != ".txt")
+            trained = [f for f in files if "train" in f]
+            if len(files) != 1 and len(trained) != 1:
+                found = ", ".join(files[:8]) + (", ..." if len(files) > 8 else "") or "none that can be read"
+                raise UserError(f"{path}: name one of its files as hf://{name}:FILE; it has {found}")
+            file = (files if len(files) == 1 else trained)[0]
+        return Path(huggingface_hub.hf_hub_download(name, file, repo_type="dataset"))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the network, the Hub, the disk or a gate raises means the same to the user
+        raise UserError(f"{path}: cannot be fetched from the Hub ({one_line(error)})") from None
 
 
 def kind_of(path: Path) -> str:
@@ -36,8 +69,8 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
 def read_records(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
     """(where, row) of every row of a file whose kind is in READERS; where is "file:line" or "file, row n".
 
-    A row is what its JSON holds, or a BrokenRow. A .json file holds one list, or an object a line as .jsonl does; a .txt
-    file has a prompt a line. columns names those of a .csv or .tsv file that has no header.
+    A row is what its JSON holds, or a BrokenRow. A .json or .jsonl file holds an object a line, or one list, or one
+    object of a single list; a .txt file has a prompt a line. columns names those of a .csv or .tsv file that has no header.
     Raises UserError naming the file and the row.
     """
     try:
@@ -48,25 +81,66 @@ def read_records(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str,
         raise UserError(f"{path}: cannot be read to its end ({one_line(error)})") from None
 
 
-def _jsonl(path: Path, columns: Sequence[str], hint: str = "") -> Iterator[tuple[str, Any]]:
+def _json(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    with open_text(path) as file:
+        first = next((line for line in file if line.strip()), "")
+        whole = _whole(path, first, file.read) if first else None
+    if whole is not None:
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(whole, start=1))
+        return
+    hint = "; a .json file holds a list of rows, or one object a line" if kind_of(path) == ".json" else ""
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    row = json.loads(line.rstrip("\n"))
+                    row = _loads(line.rstrip("\n"))
                 except (ValueError, RecursionError) as error:
                     row = BrokenRow(f"broken JSON ({str(error).replace('line 1 ', '')}){hint}")
                 yield f"{path}:{number}", row
 
 
-def _json(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    with open_text(path) as file:
-        if re.match(r"\s*\[", file.read(4096)):
-            file.seek(0)
-            for number, row in enumerate(json.load(file), start=1):
-                yield f"{path}, row {number}", row
-            return
-    yield from _jsonl(path, columns, "; a .json file holds a list of rows, or one object a line")
+def _whole(path: Path, first: str, rest: Callable[[], str]) -> list | None:
+    """The rows of a file that is one JSON value over many lines: a list, a row, or {"train": list}. None of any other.
+
+    first: its first line that is not empty; rest: gives what comes after it.
+    """
+    if not first.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            if not _tables(_loads(first)):
+                return None
+    text = first + rest()
+    try:
+        value = _loads(text)
+    except (ValueError, RecursionError) as error:
+        if getattr(error, "msg", "") == "Extra data" or not text.lstrip().startswith("["):
+            return None
+        raise
+    if isinstance(value, list):
+        return value
+    tables = _tables(value)
+    if len(tables) > 1:
+        raise UserError(f"{path}: holds {len(tables)} lists of rows, {', '.join(tables)}; write one of them to a file")
+    rows = next(iter(tables.values()), [value])
+    return rows if isinstance(rows, list) else [value]
+
+
+def _tables(value: Any) -> dict[str, list]:
+    """The lists of rows in an object of splits; none where it is a row itself."""
+    return value if isinstance(value, dict) and value and value.keys() <= SPLITS else {}
+
+
+def _loads(text: str) -> Any:
+    """The JSON value, where no object has a key twice: json would keep the last one and not say so."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {json.dumps(twice)} stands twice in an object")
+    return found
 
 
 def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
@@ -80,6 +154,8 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
                     if len(fields) != len(header):
                         raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns")
                     yield where, dict(zip(header, fields, strict=True))
+                if not header and len({*fields}) < len(fields):
+                    raise UserError(f"{where}: a column's name stands twice in {', '.join(fields)}")
                 header = header or fields
                 where = f"{path}:{lines.line_num + 1}"
         except csv.Error as error:
@@ -110,7 +186,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
 
 
 READERS = {
-    ".jsonl": _jsonl,
+    ".jsonl": _json,
     ".json": _json,
     ".csv": _table,
     ".tsv": _table,

@@ -31,7 +31,7 @@ class ModelSection:
 
 @dataclass
 class DataSection:
-    path: str = key("", "preference file: .jsonl, .jsonl.gz, .json or .parquet")
+    path: str = key("", "preference file: .jsonl, .json, .csv or .parquet, or hf://OWNER/NAME[:FILE] of the Hub")
     eval_path: str = key("", "held-out preference file, measured as eval/... and never trained on")
     template: str = key("auto", "auto, none, chat or FILE.jinja: how prompts and responses become text")
     max_length: int = key(

@@ -34,7 +34,7 @@ def test_a_broken_line_is_left_to_the_caller(write):
     assert rows[0] == {"a": 1} and rows[2] == {"a": 2}
     assert rows[1] == BrokenRow("broken JSON (Expecting ':' delimiter: column 5 (char 4))")
     assert isinstance(rows[3], BrokenRow) and isinstance(rows[4], BrokenRow)
-    path = write("a.json", '{"rows":', "[1]}") / "a.json"
+    path = write("a.json", '{"rows":', "[1}") / "a.json"
     assert records(path)[0][1].problem.endswith("a .json file holds a list of rows, or one object a line")
 
 

@@ -1,7 +1,8 @@
 """From checked rows to token ids, and from prompts to the ids that a model continues.
 
-Prompt and response are encoded apart and their ids joined, so the border between them is exactly where the mask has it.
-A prompt starts with one BOS where the model has one; a response ends with one EOS, unless it was cut.
+Through a chat template a prompt's ids are those that a server sends for the same messages, its BOS as the template
+writes it, and prompt + response those of the whole dialogue. A prompt of plain text starts with one BOS where the
+tokenizer adds one, and its response is encoded apart. A response ends with one EOS, unless it was cut.
 """
 
 import hashlib
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from align.data.rows import BadRow, Row, count_or_raise, describe
-from align.data.templates import PromptFormatter
+from align.data.formatter import PromptFormatter
+from align.data.messages import BadRow, content_of
+from align.data.rows import Row, count_or_raise, describe
 from align.data.tokenizer import Tokenizer
-from align.errors import UserError
+from align.errors import UserError, one_line
 
 OVERLONG = ("drop", "error", "truncate")
 # what a truncated prompt keeps at least, or all of a shorter one
@@ -57,6 +59,8 @@ class Report:
     spelled_special: int  # rows whose text spells a special token
     lengths: dict[str, list[int]]  # in tokens, of every prompt, response and both together
     template: str
+    forgetful: int = 0  # rows whose template leaves out the reasoning of earlier turns
+    unread: tuple[str, ...] = ()  # columns that nothing was trained on
 
     def __str__(self) -> str:
         dropped = describe(self.dropped) if self.dropped else "0 dropped"
@@ -67,6 +71,10 @@ class Report:
         lines.append(f"truncated: {self.prompts_truncated} prompts, {self.responses_truncated} responses")
         if self.spelled_special:
             lines.append(f"special tokens spelled in the text of {self.spelled_special} rows, and read as those tokens")
+        if self.forgetful:
+            lines.append(f"reasoning of earlier turns, which the template leaves out: in {self.forgetful} rows")
+        if self.unread:
+            lines.append(f"columns not trained on: {', '.join(self.unread)}")
         return "\n".join(lines)
 
 
@@ -75,7 +83,9 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Ids to generate from: for each prompt, what training puts before its responses."""
     formatter = tokenizer.formatter(template)
-    return [tokenizer.with_bos(ids) for ids in tokenizer.encode_batch([formatter.prompt(prompt) for prompt in prompts])]
+    ids = tokenizer.encode_batch([formatter.prompt(prompt) for prompt in prompts])
+    plain = [formatter.messages(prompt) is None for prompt in prompts]
+    return [tokenizer.with_bos(p) if is_plain else p for p, is_plain in zip(ids, plain, strict=True)]
 
 
 def encode_rows(
@@ -105,7 +115,7 @@ def encode_rows(
     prompts_truncated = responses_truncated = spelled_special = 0
     for start in range(0, len(rows), BLOCK):
         for row, prompt, responses in _encode(rows[start : start + BLOCK], formatter, tokenizer, bad_rows, dropped):
-            kept_prompt, kept = _fit(prompt, responses, max_length, overlong, row.where, tokenizer.bos_id)
+            kept_prompt, kept = _fit(prompt, responses, max_length, overlong, row.where, tokenizer.bos_token_id)
             if not kept:
                 dropped["response too long for max_length"] += 1
             elif len(kept) > 1 and all(response == kept[0] for response in kept):
@@ -123,26 +133,32 @@ def encode_rows(
         "prompt + response": [len(g.prompt_ids) + len(r) for g in groups for r in g.response_ids],
     }
     counts = (prompts_truncated, responses_truncated, spelled_special)
-    return groups, Report(n_read, len(groups), dropped, *counts, lengths, str(formatter))
+    unread = tuple(dict.fromkeys(one_line(key) for row in rows for key in row.extra))
+    return groups, Report(n_read, len(groups), dropped, *counts, lengths, str(formatter), formatter.forgetful, unread)
 
 
 def _encode(
     rows: Sequence[Row], formatter: PromptFormatter, tokenizer: Tokenizer, bad_rows: str, dropped: Counter
 ) -> Iterator[tuple[Row, list[int], list[list[int]]]]:
     """(row, prompt ids, K lists of response ids) of the rows that are good; counts those it drops."""
-    good, texts = [], []
+    good, prompts = [], []
     for row in rows:
         try:
             prompt, responses = formatter.texts(row)
         except BadRow as problem:
             count_or_raise(problem, row.where, bad_rows, dropped)
             continue
-        good.append(row)
-        texts += [prompt, *responses]
-    ids = iter(tokenizer.encode_batch(texts))
-    for row in good:
-        prompt_ids = tokenizer.with_bos(next(ids))
-        response_ids = [tokenizer.with_eos(next(ids)) for _ in row.responses]
+        good.append((row, prompt, responses))
+        prompts.append(prompt)
+    for (row, prompt, responses), ids in zip(good, tokenizer.encode_batch(prompts), strict=True):
+        if formatter.messages(row.prompt) is not None or tokenizer.adds_space:
+            encoded = tokenizer.encode_after(prompt, ids, responses)
+        else:
+            encoded = tokenizer.encode_batch(responses)
+        response_ids = [tokenizer.with_eos(response) for response in encoded]
+        prompt_ids = ids if formatter.messages(row.prompt) is not None else tokenizer.with_bos(ids)
+        if not prompt:
+            prompt_ids = prompt_ids or [tokenizer.eos_id]  # what precedes a text in training
         # a vocabulary may lack some bytes, so that a text, or what two texts differ in, vanishes
         if not prompt_ids or min(map(len, response_ids)) < 2:
             bad = BadRow("no tokens", "the tokenizer has no token for the prompt, or none for a response")
@@ -176,7 +192,7 @@ def _fit(
 
 def _texts(row: Row) -> list[str]:
     prompt = [row.prompt] if isinstance(row.prompt, str) else [message["content"] for message in row.prompt]
-    return prompt + row.responses
+    return prompt + [content_of(response) for response in row.responses]
 
 
 def fingerprint(groups: Sequence[Group]) -> str:

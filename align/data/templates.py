@@ -1,16 +1,15 @@
-"""From rows to text: chat templates, and where in a rendered dialogue the response begins."""
+"""Chat templates: where a model folder has its own, and what a template may do."""
 
 import json
 from datetime import datetime
-from os.path import commonprefix
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from align.data.rows import BadRow, Row, dialogue_turns, is_dialogue
+from align.data.messages import dialogue_turns
 from align.errors import UserError, one_line
 
 # Falcon2-11B's format. Nothing closes a turn: the end-of-text token comes after the last response only.
@@ -84,8 +83,10 @@ class ChatTemplate:
             raise UserError(f"--data.template {path}: cannot be read ({one_line(error)})") from None
         return cls(source, str(path), special_tokens)
 
-    def render(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
+    def render(self, messages: list[dict], add_generation_prompt: bool = False, tools: list[dict] | None = None) -> str:
         """The messages as one string; with add_generation_prompt, up to where the assistant is to speak.
+
+        tools: schemas of the functions that the model may call, for templates that write them.
 
         Raises UserError when the template refuses the messages or fails on them.
         """
@@ -93,7 +94,7 @@ class ChatTemplate:
             return self.template.render(
                 messages=messages,
                 add_generation_prompt=add_generation_prompt,
-                tools=None,
+                tools=tools,
                 documents=None,
                 **self.special_tokens,
             )
@@ -102,15 +103,19 @@ class ChatTemplate:
             raise UserError(f"{self.where}: the chat template refuses these messages ({one_line(error)})") from None
 
 
-def folder_template(folder: Path, configured: object, special_tokens: dict[str, str]) -> ChatTemplate:
+def folder_template(
+    folder: Path, configured: object, special_tokens: dict[str, str], adds_bos: bool = False
+) -> ChatTemplate:
     """A model folder's template: its chat_template.jinja, else tokenizer_config.json's (configured), else Falcon2's.
 
-    configured is a template, or a list of {"name", "template"} of which "default" counts.
+    configured is a template, or a list of {"name", "template"} of which "default" counts. A rendered dialogue is encoded
+    as it is, so that Falcon2's writes the BOS of a tokenizer that puts one before every text (adds_bos).
     """
     if (folder / "chat_template.jinja").is_file():
         return ChatTemplate.from_file(folder / "chat_template.jinja", special_tokens)
     if not configured:
-        return ChatTemplate(FALCON, "Falcon2's chat template (the tokenizer has none)", special_tokens)
+        source = "{{ bos_token }}" + FALCON if adds_bos else FALCON
+        return ChatTemplate(source, "Falcon2's chat template (the tokenizer has none)", special_tokens)
     where = f"{folder}/tokenizer_config.json"
     if isinstance(configured, list):
         configured = {entry.get("name"): entry.get("template") for entry in configured if isinstance(entry, dict)}
@@ -129,74 +134,3 @@ def dialogue_messages(prompt: str) -> list[dict]:
         else:
             messages.append({"role": turn["role"], "content": turn["content"].strip()})
     return messages
-
-
-class PromptFormatter:
-    """How a row becomes texts, its prompt's and its responses': --data.template auto, none, chat or a template file.
-
-    "auto" takes plain strings as they are and puts messages and Human/Assistant dialogues through the chat template;
-    "chat" and a file put everything through it, a plain prompt as a user's turn; "none" takes all text as it is.
-    """
-
-    def __init__(self, template: str, chat: ChatTemplate, eos_texts: list[str]):
-        self.mode, self.chat, self.eos_texts = template, chat, eos_texts
-        if template not in ("auto", "none", "chat"):
-            self.mode, self.chat = "chat", ChatTemplate.from_file(template, chat.special_tokens)
-
-    def __str__(self) -> str:
-        return "none" if self.mode == "none" else f"{self.mode}, chats through {self.chat.where}"
-
-    def messages(self, prompt: str | list[dict]) -> list[dict] | None:
-        """The prompt as chat messages; None where its text is to be taken as it is."""
-        if isinstance(prompt, list):
-            if self.mode == "none":
-                raise UserError(
-                    "--data.template none takes text as it is, but these prompts are chat messages; use auto"
-                )
-            return prompt
-        if self.mode != "none" and is_dialogue(prompt):
-            return dialogue_messages(prompt)
-        return [{"role": "user", "content": prompt}] if self.mode == "chat" else None
-
-    def prompt(self, prompt: str | list[dict]) -> str:
-        """The text to generate a response from."""
-        messages = self.messages(prompt)
-        return cast(str, prompt) if messages is None else self.chat.render(messages, add_generation_prompt=True)
-
-    def texts(self, row: Row) -> tuple[str, list[str]]:
-        """The prompt's text and what each of the K responses adds to it, an EOS included where the template writes one.
-
-        Raises BadRow for a response that is empty or has an EOS inside, and when the template refuses the row.
-        """
-        responses = [self._without_eos(response) for response in row.responses]
-        messages = self.messages(row.prompt)
-        if messages is None:
-            return cast(str, row.prompt), responses
-        if is_dialogue(row.prompt):
-            responses = [response.strip() for response in responses]
-        try:
-            prompt = self.chat.render(messages, add_generation_prompt=True)
-            full = [self.chat.render([*messages, {"role": "assistant", "content": text}]) for text in responses]
-        except UserError as error:
-            raise BadRow("refused by the chat template", str(error)) from None
-        # some templates open a turn with more than they write before a response: cut where all of them agree
-        cut = len(commonprefix([prompt, *full]))  # noqa: RUF071  (texts, not paths)
-        tails = [text[cut:] for text in full]
-        for response, tail in zip(responses, tails, strict=True):
-            if not tail.strip() or (cut < len(prompt) and response.strip() not in tail):
-                raise UserError(
-                    f"{self.chat.where}: the chat template does not write the response of {row.where} after what it "
-                    "writes for the prompt alone; give another one with --data.template FILE.jinja"
-                )
-        closed = [any(eos in tail for eos in self.eos_texts) for tail in tails]
-        return prompt[:cut], [t if is_closed else t.rstrip() for t, is_closed in zip(tails, closed, strict=True)]
-
-    def _without_eos(self, response: str) -> str:
-        """The response without the EOS it may come with at its end."""
-        while end := next((eos for eos in self.eos_texts if response.rstrip().endswith(eos)), None):
-            response = response.rstrip().removesuffix(end)
-        if inside := next((eos for eos in self.eos_texts if eos in response), None):
-            raise BadRow("EOS inside a response", f"a response goes on after {inside}, which ends a response")
-        if not response.strip():
-            raise BadRow("empty response", "a response is empty but for its EOS")
-        return response

@@ -9,7 +9,8 @@ from typing import cast
 
 import tokenizers
 
-from align.data.templates import ChatTemplate, PromptFormatter, folder_template
+from align.data.formatter import PromptFormatter
+from align.data.templates import ChatTemplate, folder_template
 from align.errors import UserError, one_line
 from align.files import read_json
 
@@ -31,6 +32,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Largest id + 1."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def bos_token_id(self) -> int | None:
+        """The id of the BOS that a template may write, whether or not the tokenizer adds one by itself."""
+        text = self.chat_template.special_tokens.get("bos_token")
+        return None if text is None else self.backend.token_to_id(text)
 
     @cached_property
     def special_text(self) -> re.Pattern:
@@ -57,8 +64,36 @@ class Tokenizer:
         eos_texts = [text for i in sorted(self.eos_ids) if (text := self.backend.id_to_token(i)) is not None]
         return PromptFormatter(template, self.chat_template, eos_texts)
 
+    def encode_after(self, prompt: str, prompt_ids: list[int], texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text as it stands after the prompt: prompt_ids and they are those of the two as one text.
+
+        Where the two merge at their border the text is encoded apart, as a model that was given the prompt writes it.
+        """
+        after = []
+        for text, ids in zip(texts, self.encode_batch([prompt + text for text in texts]), strict=True):
+            joined = ids[: len(prompt_ids)] == prompt_ids
+            after.append(ids[len(prompt_ids) :] if joined else self.encode_apart(text))
+        return after
+
+    def encode_apart(self, text: str) -> list[int]:
+        """Ids of a text that goes on from another: without the space that some tokenizers put before every text."""
+        if not self.adds_space:
+            return self.encode(text)
+        before, ids = self.encode("\n"), self.encode("\n" + text)
+        return ids[len(before) :] if ids[: len(before)] == before else self.encode(text)
+
+    @cached_property
+    def adds_space(self) -> bool:
+        """Does it put a space before every text, as SentencePiece's do (Llama 2)?"""
+        text = "a"
+        if self.backend.normalizer is not None:
+            text = self.backend.normalizer.normalize_str(text)
+        if self.backend.pre_tokenizer is not None:
+            text = "".join(piece for piece, _ in self.backend.pre_tokenizer.pre_tokenize_str(text))
+        return text != "a"
+
     def with_bos(self, ids: list[int]) -> list[int]:
-        """Prompt ids with their one BOS; a template may have written it."""
+        """Ids of a plain prompt with their one BOS. A chat template writes its own, or none."""
         return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
 
     def with_eos(self, ids: list[int]) -> list[int]:
@@ -110,7 +145,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         eos_ids=frozenset([eos_id, *listed]),
         bos_id=bos_id if adds_bos else None,
         pad_id=cast(int, ids.get("pad_token", eos_id)),
-        chat_template=folder_template(folder, config.get("chat_template"), special),
+        chat_template=folder_template(folder, config.get("chat_template"), special, bool(adds_bos)),
         # published files write 1e30 for "no limit"
         model_max_length=int(max_length) if isinstance(max_length, int | float) and max_length < 1e9 else None,
     )

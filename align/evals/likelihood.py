@@ -15,8 +15,8 @@ import torch
 
 from align.data import collate, encode_rows, read_rows
 from align.data.encode import MIN_PROMPT, Group
+from align.data.formatter import PromptFormatter
 from align.data.rows import Row
-from align.data.templates import PromptFormatter
 from align.data.tokenizer import Tokenizer
 from align.errors import UserError
 from align.logps import response_logps
@@ -60,8 +60,8 @@ def encode_choice(tokenizer: Tokenizer, form: PromptFormatter, before: str, text
     border = next(
         (i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), min(len(alone), len(whole))
     )
-    # a template may have written the BOS itself
-    prompt = tokenizer.with_bos(whole[:border])
+    # a template writes its own BOS, or none
+    prompt = whole[:border] if form.mode == "chat" else tokenizer.with_bos(whole[:border])
     return prompt or [tokenizer.eos_id], whole[border:]
 
 
@@ -199,6 +199,7 @@ def preference_items(path: Path, bad_rows: str = "auto") -> tuple[list[dict], di
     for number, row in enumerate(rows, start=1):
         chosen, rejected = row.responses
         item = {"id": str(number), "prompt": row.prompt, "chosen": chosen, "rejected": rejected}
+        item |= {key: value for key in ("system", "tools") if (value := getattr(row, key))}
         items.append(item | ({"category": str(row.extra["category"])} if "category" in row.extra else {}))
     return items, dict(dropped)
 
@@ -221,7 +222,8 @@ def preference_records(
     for item in items:
         record = dict(item)
         records.append(record)
-        row = Row(item["prompt"], [item["chosen"], item["rejected"]], where=f"pair {item['id']}")
+        asked = {key: item[key] for key in ("system", "tools") if key in item}
+        row = Row(item["prompt"], [item["chosen"], item["rejected"]], where=f"pair {item['id']}", **asked)
         try:
             # a row at a time, so that a bad one gets its own error
             (group,), _ = encode_rows([row], tokenizer, template, max_length=sys.maxsize, bad_rows="error")

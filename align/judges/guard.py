@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import log_softmax
 
 from align.data import load_tokenizer
-from align.data.rows import is_dialogue
+from align.data.messages import is_dialogue
 from align.data.templates import FALCON, ChatTemplate, dialogue_messages
 from align.data.tokenizer import Tokenizer, check_fits
 from align.errors import UserError

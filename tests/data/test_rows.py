@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from align.data import read_rows
-from align.data.rows import describe, is_dialogue
+from align.data.messages import is_dialogue
+from align.data.rows import describe
 from align.errors import UserError
 
 SHARED = Path(os.environ.get("ALIGN_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -231,7 +232,7 @@ def test_files_that_cannot_be_read(tmp_path, write):
     with pytest.raises(UserError, match="no such file"):
         read_rows(tmp_path / "missing.jsonl")
     with pytest.raises(UserError, match=r"preference data is \.jsonl"):
-        read_rows(write(PAIR, name="rows.csv"))
+        read_rows(write(PAIR, name="rows.txt"))
     with pytest.raises(UserError, match="the file is empty"):
         read_rows(write("", "  "))
     with pytest.raises(UserError, match="no usable row, 2 dropped"):

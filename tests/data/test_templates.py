@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from align.data.rows import BadRow, Row
-from align.data.templates import FALCON, ChatTemplate, PromptFormatter, dialogue_messages, folder_template
+from align.data.formatter import PromptFormatter
+from align.data.messages import BadRow
+from align.data.rows import Row
+from align.data.templates import FALCON, ChatTemplate, dialogue_messages, folder_template
 from align.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizer"
@@ -134,18 +136,21 @@ def test_an_open_turn_loses_trailing_whitespace_and_a_closed_one_is_left_alone()
     assert formatter("chat").texts(Row("p", ["a"]))[1] == ["a<|im_end|>\n"]
 
 
-def test_generation_prompt_longer_than_what_precedes_a_response():
+def test_what_a_generation_prompt_opens_must_be_trained():
     think = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
-    head = "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n"
-    assert formatter("chat", think).texts(Row("p", ["a", "b"])) == (head, ["a<|im_end|>\n", "b<|im_end|>\n"])
-    # the cut falls inside this response, which begins as the generation prompt does
-    with pytest.raises(UserError, match=r"there\.jinja: .* does not write the response of f:3"):
-        formatter("chat", think).texts(Row("p", ["<b>a", "<i>b"], where="f:3"))
+    with pytest.raises(
+        BadRow, match=r"there\.jinja: a model will be asked with a prompt that ends '.*<think>\\n', but"
+    ) as e:
+        formatter("chat", think).texts(Row("p", ["a", "b"]))
+    assert e.value.reason == "not written by the chat template" and "--data.template FILE.jinja" in str(e.value)
+    head = "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    prompt, responses = formatter("chat", think).texts(Row("p", ["<think>\nso\n</think>\na", "<think>\nno</think>b"]))
+    assert (prompt, responses) == (head, ["so\n</think>\na<|im_end|>\n", "no</think>b<|im_end|>\n"])
 
 
 def test_a_template_without_responses_is_refused():
     silent = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
-    with pytest.raises(UserError, match=r"give another one with --data\.template"):
+    with pytest.raises(BadRow, match=r"does not write the whole response; give another template with --data\.template"):
         formatter("chat", silent).texts(Row("p", ["a"]))
 
 

@@ -54,7 +54,7 @@ def test_settings_of_a_folder(folder):
 
 def test_eos_from_the_models_config(folder):
     tokenizer = load_tokenizer(folder({"bos_token": "<s>"}, config={"eos_token_id": EOT}))
-    assert (tokenizer.eos_id, tokenizer.render([user("a")])) == (EOT, "User: \na\n")
+    assert (tokenizer.eos_id, tokenizer.render([user("a")])) == (EOT, "<s>User: \na\n"), "Falcon2's, with this BOS"
     with pytest.raises(UserError, match="names no eos_token"):
         load_tokenizer(folder({}, config={}))
 

@@ -218,7 +218,7 @@ def test_a_missing_file_says_where_to_get_it(tmp_path):
         ("a.jsonl", '"just text"\n', ["a.jsonl:1", "must be a JSON object"]),
         ("a.jsonl", '{"prompt": "a"}\n{"text": "b"}\n', ["a.jsonl:2", "prompt is missing", "text"]),
         ("a.jsonl", "\n", ["a.jsonl", "no rows"]),
-        ("a.json", '{"rows":\n["a"]}', ["a.json:1", "list of rows"]),
+        ("a.json", '{"rows":\n["a"}', ["a.json:1", "list of rows"]),
         ("a.json", "[1]", ["a.json, row 1", "JSON object"]),
         ("a.csv", "prompt,category\na,b\nc\n", ["a.csv:3", "1 fields", "2 columns"]),
         ("a.csv", 'prompt\n"a\nb"\n"c"d\n', ["a.csv:4", "not a row"]),

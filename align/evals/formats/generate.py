@@ -8,7 +8,7 @@ the row's other keys, for a judge that a user writes.
 import re
 from typing import Any
 
-from align.data.rows import ROLES
+from align.data.messages import ROLES
 from align.errors import UserError
 from align.evals.files import text_of
 

@@ -1,0 +1,28 @@
+"""Ids of whole dialogues are those of apply_chat_template, for eight families of templates and tokenizers."""
+
+import json
+
+import pytest
+from conftest import GOLDEN
+from dialogue_families import FAMILIES, dialogues, write_family
+
+from align.data import encode_prompts, encode_rows, load_tokenizer
+from align.data.rows import Row
+
+GOLDEN_IDS = json.loads((GOLDEN / "dialogues.json").read_text())["families"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ids_are_those_of_apply_chat_template(tmp_path, name):
+    tokenizer = load_tokenizer(write_family(name, tmp_path))
+    assert len(GOLDEN_IDS[name]) == len(dialogues(name)) >= 3
+    for dialogue, golden in zip(dialogues(name), GOLDEN_IDS[name], strict=True):
+        *prompt, response = dialogue["messages"]
+        said = response if "tool_calls" in response else response["content"]
+        ((group,), _) = encode_rows([Row(prompt, [said], tools=dialogue.get("tools"))], tokenizer)
+        assert group.prompt_ids == golden["prompt"], name
+        if "tools" not in dialogue:
+            assert encode_prompts([prompt], tokenizer) == [golden["prompt"]], "what eval.py and --chat ask"
+        ids = [*group.prompt_ids, *group.response_ids[0]]
+        assert ids == golden["whole"][: len(ids)] and ids[-1] == tokenizer.eos_id
+        assert tokenizer.decode(golden["whole"][len(ids) :], skip_special=False).strip() == ""
