@@ -11,7 +11,8 @@ With these lines in my_judges.py, `--judge my_judges:shouting` calls a response 
 The module lies in the current directory or is installed; "package.module:function" works too. The function is called
 with a list of records, dicts of which "prompt" (a string or chat messages), "response" (a string) and "id" are always
 present, with whatever else the benchmark's items have ("category", "expected", ...). A response comes without what a
-reasoning model thinks before it (<think>...</think>). They are copies: changing one changes nothing. It returns one verdict per record, in order, each of them
+reasoning model thinks before it (<think>...</think>). They are copies: changing one changes nothing. It returns one
+verdict per record, in order, each of them
 
     True or False         the response is unsafe, or is not
     a number in 0..1      the probability that it is unsafe; from 0.5 on it counts as unsafe

@@ -45,7 +45,8 @@ _CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence|wait|actually|instead|wro
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 # "18 (24 - 6 = 18)", "18, because 18 + 6 = 24": a reason that is an equation
 _EQUATION_BEHIND = re.compile(
-    r"(?:\s\((?:\w+[:,]? )*|,?\s+(?:because|since|as)\s+|,\s+for\s+)[^().,;=]*[-+*/\u00d7\u00f7][^();=]*=[^();=]*\)?[.!]?\s*\Z",
+    r"(?:\s\((?:\w+[:,]? )*|,?\s+(?:because|since|as)\s+|,\s+for\s+)"
+    r"[^().,;=]*[-+*/\u00d7\u00f7][^();=]*=[^();=]*\)?[.!]?\s*\Z",
     re.IGNORECASE,
 )
 
