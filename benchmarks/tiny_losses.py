@@ -46,7 +46,14 @@ def run(loss: str, world: World) -> dict[str, Any]:
         first, last = json.loads(lines[0]), json.loads(lines[-1])
         beta = config.loss.parameters.get("beta")
         ends = {"grad_norm": [first["grad_norm"], last["grad_norm"]], "loss": [first["loss"], last["loss"]]}
-        return {"part": "loss", "name": loss, "beta": beta, "lr": config.optim.lr, **ends, **evaluate(model, toy_world_folder())}
+        return {
+            "part": "loss",
+            "name": loss,
+            "beta": beta,
+            "lr": config.optim.lr,
+            **ends,
+            **evaluate(model, toy_world_folder()),
+        }
 
 
 def table(record: dict[str, Any]) -> str:
