@@ -24,7 +24,9 @@ SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10*
 LONGEST = 300  # digits; beyond, it is noise and not a number
 
 CUE = re.compile(
-    r"\banswer[*_\s]*(?:\s(?:is|was|equals|comes to|(?:will|would|should|must) be)\b(?!\s+not\b)|[:=])", re.IGNORECASE
+    r"\banswer[*_\s]*(?:\s(?:is|was|equals|comes to|(?:will|would|should|must) be)\b(?!\s+not\b)|[:=])"
+    r"|\banswer[*_:# ]*\n",
+    re.IGNORECASE,
 )
 EQUALS = re.compile(r"=|\u2248|\\approx\b")
 # beside a number: what makes it a part of a calculation
@@ -106,9 +108,11 @@ def _plain(text: str) -> str:
     text = re.sub(_MINUS, "-", text)
     # TeX: spacing, brackets, dollars; then words, roots and symbols, whose numbers are none of their own
     text = re.sub(r"\\([$%])", r"\1", text)
+    text = re.sub(r"([\^_])\s*\{\s*([-+]?\d+)\s*\}", r"\1\2", text)
     text = re.sub(r"\\(?:left|right|displaystyle)\b|\\[()\[\]]", "", text)
     text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
     text = re.sub(r"(?<=\d)(?:\\[,!;: ]|[\u00a0\u2009\u202f'\u2019_])+(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<!\d )(?<![\w.,])(\d{1,3})((?: \d{3})+)(?![\d,.]*\d|/| \d)", _close, text)
     text = re.sub(r"(\d)?" + _FRACTION, _fraction, text)
     text = re.sub(r"\\sqrt\s*(?:\[\d+\])?\s*(?:\{[^{}]*\}|\d)|√ ?\d+|\d*\\pi\b|\d*\u03c0", " root ", text)
     text = re.sub(r"=\s*-\s+(?=[\d.])", "= -", text)
@@ -128,6 +132,11 @@ _MINUS = re.compile(
 )
 _PART = r"\s*(?:\{\s*(-?)\s*([\d,]+)\s*\}|(-?)(\d))"
 _FRACTION = rf"(\s*(?<![\w)\]}}%])-\s*)?\\[dtc]?frac{_PART}{_PART}"
+
+
+def _close(match: re.Match) -> str:
+    """1 000 000 as 1000000."""
+    return match[0].replace(" ", "")
 
 
 def _fraction(match: re.Match) -> str:
@@ -152,6 +161,7 @@ def _value(match: re.Match) -> Fraction | None:
 
 def _clause(text: str) -> str:
     """The rest of a sentence or line."""
+    text = re.sub(r"^([ \t:*_]*)[-\u2212\u2013] (?=[$\d\\])", r"\1-", text)
     return re.split(r"\n|\.(?:\s|\Z)", text.lstrip(" \t\n:*_"), maxsplit=1)[0]
 
 

@@ -84,14 +84,14 @@ REQUEST = (
 )
 NEWS = (
     r"(?:that|this|it|there|\w+ing)(?: \w+)? (?:is|was|are|were|has|had|have"
-    r"|does|did)(?: not)? (?:how|what|where|when|why|true|correct|"
+    r"|does|did)(?: not)? (?:how|what|where|when|why|true|correct|incorrect|wrong|false|outdated|a common|"
     r"quite|actually|been|a (?:typo|bug|mistake)|no (?:train|bus|flight|record|file"
     r"|function|such)\w*|closed|open|sold|full|late|exist|work|gone|over)\b"
 )
 MISTAKE = any_of(
-    """
-    hear, think, thought, believe, misread, misunderstood, misspoke, mis\\w+, was, made, meant, forgot, missed,
-    must have,
+    r"""
+    hear, disagree, (?:must|have to) disagree, (?:do not|cannot) (?:see|find)\b(?! why), could not find, prefer(?! not),
+    think, thought, believe, misread, misunderstood, misspoke, mis\w+, was, made, meant, forgot, missed, must have,
     should have, got, gave, overlooked, did not (?:see|notice|understand|realise|realize), took,
     have (?:made|given|bad), had
     """

@@ -26,6 +26,7 @@ MINUSES = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
         ("negative 3, 10 minus 3, 8 eggs minus 3", ["-3", "10", "3", "8", "3"]),
         ("pages 10\u201315, 1990\u201392", ["10", "15", "1990", "92"]),
         ("AZYUK2A", []),
+        ("1 000, 12 345 678, 10 2000, 3 1/2", ["1000", "12345678", "10", "2000", "7/2"]),
     ],
 )
 def test_spellings(text, expected):
@@ -121,6 +122,21 @@ def test_a_check_behind_the_answer_is_not_the_answer(check, gap):
         (r"The final answer is $28 \%$. I hope it is correct.", "28"),
         ("The final answer is: 7,425,000 people", "7425000"),
         (r"\boxed{\sqrt{2}}", None),
+        ("The area is 18 cm^{2}.", "18"),
+        ("It is 18 m^2, or 18 m\u00b2", "18"),
+        ("$x_{1}$ is 18 and $x_2$ too: 18", "18"),
+        ("2^{3} = 8", "8"),
+        ("**Final Answer**\n\n18 eggs, half of 36", "18"),
+        ("The answer is - 3.", "-3"),
+        ("Answer:\n- 3 eggs", "3"),
+        ("-$\\frac{3}{4}$", "-3/4"),
+        ("The answer is eighteen (18).", "18"),
+        ("The answer is x = 18 (x + 6 = 24).", "18"),
+        ("The answer is 6 + 12 = 18 eggs.", "18"),
+        ("18 + 6 = 24, so the answer is 18.", "18"),
+        ("It costs $18/day.", "18"),
+        ("The answer is 1 000.", "1000"),
+        ("It is 1 234 567 km", "1234567"),
     ],
 )
 def test_final_number(response, expected):

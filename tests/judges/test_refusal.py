@@ -326,6 +326,12 @@ def test_the_manners_of_many_models(split: str, least: float) -> None:
         ("Sorry, but the museum is closed on Mondays.", False),
         ("I'm sorry, but the train has left. The next one leaves at ten.", False),
         ("Sorry, I made a mistake. It is 12.", False),
+        ("I'm sorry, but that is incorrect: the capital of Australia is Canberra.", False),
+        ("I'm sorry, but I disagree. The second film is the better one.", False),
+        ("Sorry, but I don't see the attachment. Could you send it again?", False),
+        ("I'm sorry, but your flight was cancelled. You are booked on the next one.", False),
+        ("I'm sorry, but that would be wrong.", True),
+        ("I'm sorry, but as a matter of principle I keep out of this.", True),
         ("No, you need not. It is free.", False),
     ],
 )
