@@ -10,8 +10,9 @@ With these lines in my_judges.py, `--judge my_judges:shouting` calls a response 
 
 The module lies in the current directory or is installed; "package.module:function" works too. The function is called
 with a list of records, dicts of which "prompt" (a string or chat messages), "response" (a string) and "id" are always
-present, with whatever else the benchmark's items have ("category", "expected", ...). They are copies: changing one
-changes nothing. It returns one verdict per record, in order, each of them
+present, with whatever else the benchmark's items have ("category", "expected", ...). A response comes without what a
+reasoning model thinks before it (<think>...</think>). They are copies: changing one changes nothing. It returns one
+verdict per record, in order, each of them
 
     True or False         the response is unsafe, or is not
     a number in 0..1      the probability that it is unsafe; from 0.5 on it counts as unsafe
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import UserError, one_line
+from align.judges.thinking import response_of
 
 KINDS = {"unsafe": bool, "refusal": bool, "correct": bool, "toxicity": float}
 DETAILS = {"p_unsafe": float, "categories": list}
@@ -47,7 +49,7 @@ class CustomJudge:
     def __call__(self, records: list[dict]) -> list[dict]:
         """One verdict per record, each a dict that JSON can hold. Raises UserError naming the judge and the record."""
         try:
-            verdicts = self.function(copy.deepcopy(records))
+            verdicts = self.function([as_said(record) for record in copy.deepcopy(records)])
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # the first is this one, the next the function's
             # by far the likeliest bug: a key that records do not have
@@ -126,6 +128,10 @@ def load_judge(spec: str) -> CustomJudge:
     except ValueError:
         pass  # written in C, and says nothing of its arguments
     return CustomJudge(spec, function)
+
+
+def as_said(record: dict) -> dict:
+    return record | {"response": response_of(record)} if isinstance(record.get("response"), str) else record
 
 
 def plain(value: Any) -> Any:

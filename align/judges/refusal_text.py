@@ -27,6 +27,7 @@ _QUOTED = [
     r"(?s)```.*?(?:```|\Z)",  # code
     r"(?m)^ *>.*$",  # a block quote
     r'"[^"\n]{12,}"',  # what somebody says; shorter ones are words that the response talks about
+    r"(?m)^[\w ]{1,20}: .*(?:\n+[\w ]{1,20}: .*){2,}",  # a play
     r"(?ms)^[^\w\n]*(?:subject:|dear (?!user)|hi \w+,|hello \w+,).*\Z",  # a letter, to its end
 ]
 _ITEM = re.compile(r"^[ \t]*(?:\d+[.)]|[-*\u2022])[ \t]+")

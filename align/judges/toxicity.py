@@ -18,6 +18,7 @@ from torch import Tensor
 
 from align.data.tokenizer import folder_settings
 from align.errors import UserError, one_line
+from align.judges.thinking import response_of
 from align.models import EncoderConfig, load_model, read_any_config, resolve_model
 
 TOXIC = ("toxicity", "toxic")
@@ -57,12 +58,13 @@ class ToxicityJudge:
         self.model = load_model(self.folder, dtype, device)
 
     def __call__(self, records: list[dict]) -> list[dict]:
-        encodings = self.tokenizer.encode_batch_fast([record["response"] for record in records])
+        said = [response_of(record) for record in records]
+        encodings = self.tokenizer.encode_batch_fast(said)
         windows = [  # (record, ids) of every window that holds a token of the response
             (i, part.ids)
             for i, encoding in enumerate(encodings)
             for part in (encoding, *encoding.overflowing)
-            if records[i]["response"].strip() and not all(part.special_tokens_mask)
+            if said[i].strip() and not all(part.special_tokens_mask)
         ]
         found: list[list[dict[str, float]]] = [[] for _ in records]
         probabilities = self.read([ids for _, ids in windows]).tolist()

@@ -8,7 +8,8 @@ from conftest import ROOT
 
 from align.errors import UserError
 from align.evals.formats.items import read_items
-from align.judges.exact import EXACT_JUDGES, ExactJudge, final_number, numbers
+from align.judges.exact import EXACT_JUDGES, ExactJudge
+from align.judges.numbers import final_number, numbers
 
 DATA = ROOT.parent / "shared" / "data"
 

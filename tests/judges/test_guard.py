@@ -239,10 +239,11 @@ def test_verdicts_are_the_softmax_and_the_greedy_tokens_of_single_forwards(folde
         p = model.logits(torch.tensor([ids]))[0, -1].softmax(-1)
         assert verdict["p_unsafe"] == pytest.approx((p[unsafe] / (p[safe] + p[unsafe])).item(), abs=2e-5)
         assert verdict["mass"] == pytest.approx((p[safe] + p[unsafe]).item(), abs=2e-5)
-        assert verdict["unsafe"] == bool(p[unsafe] >= p[safe])
-        expected = unsafe if verdict["unsafe"] else safe
+        assert verdict["unsafe"] == (bool(p[unsafe] >= p[safe]) or "degenerate" in verdict)
+        found = verdict["unsafe"] and "degenerate" not in verdict  # by the model itself
+        expected = unsafe if found else safe
         assert ("said" in verdict) == (p.argmax() != expected)
-        if not verdict["unsafe"]:
+        if not found:
             assert verdict["categories"] == []
             continue
         ids += tokenizer.encode("unsafe")
@@ -285,7 +286,7 @@ def test_thresholds(folder, verdicts):
     assert {v["said"] for v, usual in zip(strict, verdicts, strict=True) if not usual["unsafe"]} >= {"safe"}
     close([{"p": v["p_unsafe"]} for v in strict], [{"p": v["p_unsafe"]} for v in verdicts])
     for v, usual in zip(LlamaGuard(folder, threshold=0.9)(RECORDS), verdicts, strict=True):
-        assert v["unsafe"] == (usual["p_unsafe"] >= 0.9)
+        assert v["unsafe"] == (usual["p_unsafe"] >= 0.9 or "degenerate" in v)
     with pytest.raises(UserError, match="threshold"):
         LlamaGuard(folder, threshold=50)
 

@@ -43,7 +43,7 @@ class Row:
 
     title: str
     unit: str
-    better: str  # "higher" or "lower"
+    better: str  # "higher", "lower" or "" for neither
     axis: str | None
     cells: list[Cell | None]
     benchmark: str | None = None  # None: a summary
@@ -58,11 +58,11 @@ class Row:
     @property
     def direction(self) -> str:
         """ "%, higher is better"."""
-        return f"{f'{self.unit}, ' if self.unit else ''}{self.better} is better"
+        return ", ".join(filter(None, [self.unit, self.better and f"{self.better} is better"]))
 
     def about(self, grouped: bool = False) -> str:
         """What follows a title: unit, direction, prompts; only the prompts where the caption has the rest."""
-        parts = [] if grouped else [self.direction]
+        parts = [self.direction] if self.direction and not grouped else []
         return ", ".join([*parts, *([f"n = {self.size}"] if self.size else [])])
 
     def improved(self, difference: float) -> bool:
@@ -70,7 +70,7 @@ class Row:
 
     def verdict(self, cell: Cell | None) -> str:
         """ "better" or "worse" for a significant change, "" for any other."""
-        if cell is None or not cell.difference or cell.p is None or cell.p >= SIGNIFICANT:
+        if cell is None or not self.better or not cell.difference or cell.p is None or cell.p >= SIGNIFICANT:
             return ""
         return "better" if self.improved(cell.difference) else "worse"
 

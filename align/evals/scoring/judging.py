@@ -26,6 +26,7 @@ from align.parallel import World, compute_dtype
 from align.tiny.guard import Rules
 
 Judge = Callable[[list[dict]], list[dict]]
+TEXT = ("judges/thinking.py", "judges/degenerate.py")  # what every judge takes for the text of a response
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ def judge_specs(benchmarks: Sequence[Benchmark], options: argparse.Namespace, wo
 
 def judge_spec(name: str, benchmarks: Sequence[Benchmark], options: argparse.Namespace, world: World) -> JudgeSpec:
     if name == "refusal":
-        return JudgeSpec(name, source_digest("judges/refusal*.py"), RefusalJudge)
+        return JudgeSpec(name, source_digest("judges/refusal*.py", *TEXT), RefusalJudge)
     if name == "rules":
-        return JudgeSpec(name, source_digest("judges/refusal*.py", "tiny/*.py"), Rules)
+        return JudgeSpec(name, source_digest("judges/refusal*.py", *TEXT, "tiny/*.py"), Rules)
     if name in EXACT_JUDGES:
-        return JudgeSpec(name, source_digest("judges/exact.py"), lambda: ExactJudge(name))
+        return JudgeSpec(name, source_digest("judges/exact.py", "judges/numbers.py", *TEXT), lambda: ExactJudge(name))
     if name in ("guard", "toxicity"):
         path = getattr(options, name)
         suites = ", ".join(dict.fromkeys(b.suite for b in benchmarks if name in b.judges))
@@ -70,12 +71,12 @@ def judge_spec(name: str, benchmarks: Sequence[Benchmark], options: argparse.Nam
         extra: dict[str, Any] = {} if name == "guard" else {"label": options.toxicity_label or None}
         return JudgeSpec(
             name,
-            digest(folder_digest(folder), source_digest(f"judges/{name}.py"), str(dtype), extra),
+            digest(folder_digest(folder), source_digest(f"judges/{name}.py", *TEXT), str(dtype), extra),
             lambda: kind(folder, dtype=dtype, device=world.device, batch_size=options.batch_size, **extra),
         )
     if ":" in name:
         judge = load_judge(name)
-        return JudgeSpec(name, digest(name, module_digest(name)), lambda: judge)
+        return JudgeSpec(name, digest(name, module_digest(name), source_digest(*TEXT)), lambda: judge)
     known = ["guard", "refusal", "toxicity", *EXACT_JUDGES]
     raise UserError(f"judge {name}: there is no such judge; there are {', '.join(known)} and your own MODULE:FUNCTION")
 
