@@ -39,6 +39,7 @@ from align.plan import describe_plan
 from align.reference import LiveReference, Reference, build_reference
 from align.sources import load_dataset
 from align.tiny.paths import report_tiny, resolve_tiny
+from align.tracker import open_tracker
 
 stop_signal, stop_time = 0, 0.0  # the signal that asked us to stop, 0 while none has, and when it came
 
@@ -76,7 +77,8 @@ def train(config: Config, world: World) -> Path | None:
     run = Run(model, optimizer, loss, moving, data.id)
     start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)
-    log = Log(output / "metrics.jsonl", start, data.steps, active=world.main)
+    tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
+    log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
 
     for step in range(start, data.steps):
         began = time.perf_counter()
@@ -86,7 +88,7 @@ def train(config: Config, world: World) -> Path | None:
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
         indices = data.global_batch(step)
-        sums = StepSums(world.device)
+        sums = StepSums(world.device, at_reference=step == 0)
 
         for x, losses, rows in losses_of(indices, loss, model, reference, data, world, training=True):
             # the sum over all ranks and micro-batches, divided once by the prompts of the global batch

@@ -19,6 +19,7 @@ from align.files import read_toml
 from align.kernels import IMPLEMENTATIONS
 from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
+from align.tracker import TRACKERS, check_tracker
 
 PACKAGE = Path(__file__).resolve().parent
 # an install has them inside the package, a checkout beside it
@@ -76,6 +77,7 @@ class TrainSection:
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one")
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one")
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk")
+    tracker: str = key("none", "where metrics go beside metrics.jsonl; trackio has wandb's interface", TRACKERS)
 
 
 @dataclass
@@ -173,7 +175,12 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
         return
     if name not in known:
         keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
-        raise UserError(f"{where} is not a configuration key{nearest(dotted, keys, cutoff=0.0)}")
+        keys += [f"loss.{parameter}" for parameter in loss_parameters(config.loss.name)]
+        # a key without its section, as other trainers have it: --beta, --lr
+        keys = [key for key in keys if key.rpartition(".")[2] == dotted] or keys
+        near = nearest(dotted, keys, cutoff=0.0)
+        near = near.replace("mean ", "mean --") if where.startswith("--") else near
+        raise UserError(f"{where} is not a configuration key{near}")
     choices = known[name].metadata["choices"]
     value = _convert(value, known[name].type, where)
     if choices and value not in choices:
@@ -292,6 +299,7 @@ def _check(config: Config) -> None:
         loss = build_loss(config.loss.name, **config.loss.parameters)
     except ValueError as error:
         raise UserError(str(error)) from None
+    check_tracker(config.train.tracker)
     whole = "kl" in loss.token_inputs  # log-probs of the responses alone cannot be looked up for it
     if config.reference.mode == "auto":
         config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"
