@@ -134,7 +134,7 @@ def test_everything_is_written_and_a_second_run_computes_nothing(place, capsys):
         assert score["value"] == pytest.approx(100 * sum(safe) / 9) and score["failed"] == 0
     assert {c["benchmark"] for c in results["comparisons"]} == {"ask", "attack", "choose", "text", "pairs"}
     assert {s["metric"] for s in results["scores"] if s["model"] == "other" and s["benchmark"] == "pairs"} == {
-        "accuracy", "accuracy_norm", "margin", "reward_accuracy"
+        "accuracy", "accuracy_norm", "log_ratios/margin", "rewards/accuracy"
     }  # fmt: skip
     assert (out / "report.md").read_text() and "</html>" in (out / "report.html").read_text()
     before = (out / "results.json").read_bytes()

@@ -71,6 +71,48 @@ def test_verdict_says_gain_and_price():
     )
 
 
+def test_verdict_names_a_price_once():
+    """What is refused is not complied with: on the prompts of one benchmark that is one price."""
+    made = demo()
+    chores = next(benchmark for benchmark in made["benchmarks"] if benchmark["name"] == "chores")
+    chores["metrics"]["refused"] = {"title": "refused", "unit": "%", "better": "lower", "axis": "over-refusal"}
+    chores["metrics"]["helpful"]["axis"] = "capability"
+    for model, value in (("base", 0.0), ("nca", 100.0)):
+        row = next(s for s in made["scores"] if s["benchmark"] == "chores" and s["model"] == model)
+        made["scores"].append(row | {"metric": "refused", "value": value})
+    row = next(c for c in made["comparisons"] if c["benchmark"] == "chores")
+    made["comparisons"].append(row | {"metric": "refused", "difference": 100.0})
+    assert verdict(made).endswith("the price: chores helpful −100.0, sums exact −25.8")
+
+
+def test_the_order_of_judges_is_explained_where_a_later_one_is_listed(tmp_path):
+    made = demo()
+    order = tables.JUDGES_ORDER
+    write_report(made, tmp_path)
+    assert (tmp_path / "report.html").read_text().count(order) == 1  # among the methods
+    plain = made["benchmarks"][0]
+    plain["judges"].append("guard")
+    plain["metrics"]["safe/guard"] = {"title": "safe, by guard", "unit": "%", "better": "higher", "axis": None}
+    made["scores"] += [s | {"metric": "safe/guard"} for s in made["scores"] if s["benchmark"] == "plain"]
+    rows = tables.all_rows(made)
+    assert [row.title for row in rows if row.judge == "guard"] == ["plain: safe, by guard"]
+    write_report(made, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count(order) == 2 and text.index(order) > text.index("Every score")
+    assert order in (tmp_path / "report.md").read_text().partition("## Every other score")[2].partition("| metric")[0]
+
+
+def test_subject():
+    def subject(*names, **more):
+        about = tables.subject({"benchmarks": [{"suite": "tiny"}], "models": [{"name": n} for n in names]} | more)
+        return about.suites, about.models
+
+    assert subject("base", "nca", suites={"tiny": "The toy world"}) == ("The toy world", "nca against base")
+    assert subject("base", "nca", "dpo", "sft") == ("tiny", "nca, dpo and sft against base")
+    assert subject("base", *"abcd")[1] == "4 models against base"
+    assert subject("base")[1] == "base"
+
+
 def test_verdict_takes_the_p_of_the_summary_where_it_has_one():
     made = demo()
     made["comparisons"].append(

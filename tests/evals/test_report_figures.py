@@ -28,6 +28,35 @@ def test_pareto_front_against_a_sweep():
         assert [points[i] for i in front] == sorted(points[i] for i in front)
 
 
+def test_the_front_s_line_meets_no_dominated_mark():
+    """On a grid, where many models share a score. Stairs along what the front dominates would run through those."""
+    print("seed", SEED)
+    rng = random.Random(SEED)
+    checked = 0
+    for _ in range(200):
+        sides = [[(float(rng.randrange(0, 100, 10)), None, None) for _ in range(8)] for _ in range(2)]
+        drawn = figures.tradeoff(("c", sides[0]), ("s", sides[1]), [str(i) for i in range(8)])
+        corners = [tuple(map(float, corner.split())) for corner in drawn.line[1:].split("L")] if drawn.line else []
+        assert {(p.x, p.y) for p in drawn.points if p.front} >= set(corners)
+        for p in drawn.points:
+            for (x, y), (u, v) in itertools.pairwise(corners):
+                if not p.front and min(x, u) <= p.x <= max(x, u) and (x, y) != (u, v):
+                    checked += 1
+                    assert abs((p.x - x) * (v - y) - (p.y - y) * (u - x)) > 1.0
+    assert checked > 200
+
+
+def test_a_base_that_the_others_start_from_does_not_squash_their_losses():
+    sft = [{"step": step, "loss": 7.0 / step} for step in range(1, 9)]
+    nca = [{"step": step, "loss": 1.4 - step / 20, "rewards/accuracy": 1.0} for step in range(1, 9)]
+    assert figures.without_base([sft, nca]) == [[], nca]
+    loss, *_ = figures.curves(figures.without_base([sft, nca]), ["base", "nca"])
+    assert [line.model for line in loss.lines] == [1] and loss.y.high < 1.5
+    # where the base is one run among others, all are drawn
+    for metrics in ([nca, nca], [sft, sft], [[], nca], [sft]):
+        assert figures.without_base(metrics) is metrics
+
+
 def test_nice_axis_holds_its_values_between_round_ticks():
     print("seed", SEED)
     rng = random.Random(SEED)

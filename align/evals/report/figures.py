@@ -8,18 +8,26 @@ import json
 import math
 import unicodedata
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from align.evals.report.tables import Row, Table, missing, number
 
 PLOT = (250, 300)  # px: the trade-off's plot on a 360-pixel phone, the narrowest for which labels are placed
 LABEL = 14  # px from one label's line to the next
-STAIR = 30  # px that a label moves away rather than cross the Pareto front's line
+FRONT = 30  # px that a label moves away rather than cross the Pareto front's line
 GROUPS = 24  # panels of bars at most; the tables have all groups
 BINS = 30
 POINTS = 160  # of a training curve
 HEIGHTS = {"tradeoff": PLOT[1], "bar": 16, "margins": 72, "curves": 170}  # px of plots, and of one bar
-CURVES = {"loss": "loss", "rewards/margin": "reward margin, nats", "rewards/accuracy": "reward accuracy, %"}
+CURVES = {
+    "loss": "loss",
+    "log_ratios/margin": "log-ratio margin, nats",
+    "rewards/accuracy": "reward accuracy, %",
+    "eval/loss": "held-out loss",
+    "eval/log_ratios/margin": "held-out log-ratio margin, nats",
+    "eval/rewards/accuracy": "held-out reward accuracy, %",
+}
 
 
 @dataclass
@@ -95,7 +103,7 @@ class Tradeoff:
     x: Axis
     y: Axis
     points: list[Point]
-    stairs: str  # the edge of what the front dominates, as an SVG path
+    line: str  # joins the models on the front, as an SVG path; "" for a single one
     absent: list[int] = field(default_factory=list)  # models that lack one side
 
 
@@ -133,22 +141,24 @@ def tradeoff(capability: Side, safety: Side, names: list[str]) -> Tradeoff | Non
     ]
     corners = [next(p for p in points if p.model == i) for i in front]
     place_labels(points, corners)
-    path = f"M0 {corners[0].y}" + "".join(f"V{p.y}H{p.x}" for p in corners) + "V100"
-    return Tradeoff(x, y, points, path, [i for i, pair in enumerate(both) if pair is None])
+    # straight from model to model: between two neighbours nothing is dominated, so the line meets no other mark. Stairs do
+    line = "M" + "L".join(f"{p.x} {p.y}" for p in corners) if len(corners) > 1 else ""
+    return Tradeoff(x, y, points, line, [i for i, pair in enumerate(both) if pair is None])
 
 
 def place_labels(points: list[Point], corners: list[Point]) -> None:
-    """Put every label near its mark, where it hides no mark, no other label and, if possible, no part of the stairs."""
+    """Put every label near its mark: it hides no mark, no other label and, if possible, no part of the front's line."""
     width, height = PLOT
 
     def pixels(point: Point) -> tuple[float, float]:
         return point.x * width / 100, point.y * height / 100
 
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in map(pixels, points)]
-    stairs, left = [], 0.0
-    for (x, y), low in zip(map(pixels, corners), [*(pixels(p)[1] for p in corners[1:]), height], strict=True):
-        stairs += [(left, y, x, y), (x, y, x, low)]
-        left = x
+    line = []  # small boxes along it
+    for (x, y), (u, v) in pairwise(map(pixels, corners)):
+        dots = 1 + int(math.hypot(u - x, v - y) / 6)
+        line += [(x + (u - x) * i / dots, y + (v - y) * i / dots) for i in range(dots + 1)]
+    line = [(x - 1, y - 1, x + 1, y + 1) for x, y in line]
 
     def hidden(box: tuple, others: list[tuple]) -> int:
         return sum(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in others)
@@ -157,12 +167,12 @@ def place_labels(points: list[Point], corners: list[Point]) -> None:
         (x, y), w = pixels(point), text_width(point.label)
         found: list[tuple] = []
         for dy in range(-height // LABEL * LABEL, height, LABEL // 2):
-            for anchor, dx in (("start", 11), ("end", -11)):
+            for anchor, dx in (("start", 14), ("end", -14)):
                 left = x + dx - (w if anchor == "end" else 0)
                 box = (left, y + dy - 7, left + w, y + dy + 7)
                 if box[0] < -40 or box[2] > width + 16 or box[1] < -10 or box[3] > height:
                     continue
-                distance = abs(dy) + STAIR * hidden(box, stairs)
+                distance = abs(dy) + FRONT * (hidden(box, line) > 0)
                 found.append((hidden(box, taken), distance, len(found), anchor, dx, dy, box))
         if found:
             *_, point.anchor, point.dx, point.dy, box = min(found)
@@ -239,7 +249,7 @@ def margins(values: list[list[float]]) -> Margins | None:
     if not pooled:
         return None
     cut = len(pooled) // 100
-    axis = nice_axis("margin, nats", [*pooled[cut : len(pooled) - cut], 0.0], count=4)
+    axis = nice_axis("log-ratio margin, nats", [*pooled[cut : len(pooled) - cut], 0.0], count=4)
     counts = []
     for one in values:
         count = [0] * BINS
@@ -297,6 +307,19 @@ def read_metrics(file: str | Path) -> list[dict]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def without_base(metrics: list[list[dict]]) -> list[list[dict]]:
+    """The same without the curve of a base that the others start from: sft's loss, say, which would squash theirs.
+
+    A base that was itself compared with a reference, as the others were, stays.
+    """
+
+    def rewarded(rows: list[dict]) -> bool:
+        return any(name.startswith("rewards/") for row in rows for name in row)
+
+    base, *others = metrics
+    return [[], *others] if base and not rewarded(base) and any(map(rewarded, others)) else metrics
 
 
 def curves(metrics: list[list[dict]], names: list[str]) -> list[Curves]:

@@ -12,6 +12,10 @@ AXES = {
     None: "Other measures",
 }
 SIGNIFICANT = 0.05
+JUDGES_ORDER = (
+    "A suite names the judges of a benchmark in order: the first gives its scores, and what a later one says of the same "
+    "responses is among the other measures, as “by” that judge."
+)
 METHODS = (
     "Scores leave out the prompts that failed; percentages are of the others.",
     "95 % intervals: Wilson’s for percentages of yes and no, the percentile bootstrap for other means, and distances added "
@@ -19,7 +23,7 @@ METHODS = (
     "adversarial sets, the true interval is wider.",
     "p-values compare a model with the first one on the same prompts: McNemar’s exact test for yes and no, the sign-flip "
     "test for other means, both two-sided and adjusted for the number of models compared (Holm).",
-    "The first judge of a benchmark gives its scores; the others are compared with it.",
+    JUDGES_ORDER,
 )
 LISTED = 3  # losses that a verdict names, the largest first
 
@@ -48,6 +52,7 @@ class Row:
     cells: list[Cell | None]
     benchmark: str | None = None  # None: a summary
     metric: str = ""
+    judge: str = ""  # a later judge of the benchmark, whose verdicts these are
 
     @property
     def size(self) -> str:
@@ -117,7 +122,8 @@ def all_rows(results: dict) -> list[Row]:
         for metric, about in benchmark["metrics"].items():
             cells = [cell(whole.get((benchmark["name"], metric, m)), benchmark["name"], metric) for m in models]
             title = f"{benchmark['title']}: {about['title']}"
-            row = Row(title, about["unit"], about["better"], about.get("axis"), cells, benchmark["name"], metric)
+            judge = next((judge for judge in benchmark["judges"] if metric.endswith(f"/{judge}")), "")
+            row = Row(title, about["unit"], about["better"], about.get("axis"), cells, benchmark["name"], metric, judge)
             rows.append(with_differences(row))
     order = list(AXES)
     return sorted(rows, key=lambda row: order.index(row.axis) if row.axis in AXES else len(order))
@@ -215,6 +221,23 @@ def side(rows: list[Row], axis: str) -> tuple[str, list[tuple[float, float | Non
     return (rows[0].title if rows[0].better == "higher" else f"100 − {rows[0].title}") + ", %", points
 
 
+@dataclass
+class Subject:
+    """What a report is about."""
+
+    suites: str
+    models: str
+
+
+def subject(results: dict) -> Subject:
+    """The suites by their titles, and "nca and dpo against base"; the number of models where naming all takes too long."""
+    suites = results.get("suites") or {benchmark["suite"]: benchmark["suite"] for benchmark in results["benchmarks"]}
+    base, *others = [model["name"] for model in results["models"]]
+    named = " and ".join(filter(None, [", ".join(others[:-1]), *others[-1:]]))
+    named = named if len(others) <= LISTED else f"{len(others)} models"
+    return Subject(", ".join(suites.values()), f"{named} against {base}" if others else base)
+
+
 def verdicts(results: dict, rows: list[Row]) -> list[tuple[str, str]]:
     """(model, sentence) of every model but the base; of the base alone where there is no other."""
     models = [model["name"] for model in results["models"]]
@@ -262,6 +285,9 @@ def price(rows: list[Row], model: int) -> str:
         if row.verdict(row.cells[model]) == "worse"
         or (row.cells[model].p is None and row.cells[model].difference and not row.improved(row.cells[model]))
     ]
+    # what a model no longer can and that it refuses to, on the same prompts, is one price
+    lost.sort(key=lambda row: row.axis != "capability")
+    lost = list({row.benchmark: row for row in reversed(lost)}.values())
     lost.sort(key=lambda row: (row.unit != "%", -abs(row.cells[model].difference)))
     if not lost:
         return f"no significant loss in {len(paid)} measure{'s' * (len(paid) > 1)} of capability and over-refusal"

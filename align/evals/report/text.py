@@ -54,14 +54,16 @@ def markdown(results: dict, rows: list[Row], groups: list[Table]) -> str:
     """report.md: the verdicts and the tables of report.html."""
     names = [model["name"] for model in results["models"]]
     compared = f", and change against {escape(names[0])} with its p-value" if len(names) > 1 else ""
-    blocks = ["# How safe, at what cost"]
+    about = tables.subject(results)
+    blocks = [f"# {escape(about.suites)}: {escape(about.models)}", "How safe, at what cost."]
     blocks += [f"- **{escape(name)}**: {escape(sentence)}." for name, sentence in tables.verdicts(results, rows)]
     for model, benchmark, count in tables.failures(results, rows):
         blocks.append(f"- {escape(model)}, {escape(benchmark)}: {count} failed and left out of the scores.")
     blocks += ["## Scores", f"Value, 95 % interval{compared}; “better” and “worse” where p < {tables.SIGNIFICANT}."]
     blocks.append(score_table("metric", tables.headline(rows), names))
     if len(tables.headline(rows)) < len(rows):
-        blocks += ["## Every other score", score_table("metric", [row for row in rows if not row.axis], names)]
+        order = [tables.JUDGES_ORDER] if any(row.judge for row in rows) else []
+        blocks += ["## Every other score", *order, score_table("metric", [row for row in rows if not row.axis], names)]
     for table in groups:
         blocks += [f"## {escape(table.caption)}", f"{table.rows[0].direction}."]
         blocks.append(score_table(table.head, table.rows, names, grouped=True))

@@ -44,8 +44,9 @@ METRICS = {
     "bits_per_byte": Metric("bits per byte", "", "lower", ratio="bytes"),
     "accuracy": Metric("chosen response likelier", "%", "higher"),
     "accuracy_norm": Metric("chosen response likelier, per token", "%", "higher"),
-    "margin": Metric("reward margin over the base, nats", "", "higher"),
-    "reward_accuracy": Metric("reward margin positive", "%", "higher"),
+    # the two of train.py's metrics.jsonl, with the base as the reference
+    "log_ratios/margin": Metric("log-ratio margin over the base, nats", "", "higher"),
+    "rewards/accuracy": Metric("reward accuracy over the base", "%", "higher"),
 }
 
 
@@ -99,18 +100,24 @@ def record_values(record: dict, benchmark: Benchmark, owners: dict[str, str], ba
     return values
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """A metric's name in METRICS, and the judge that gives it; "" for the first judge."""
+    metric, _, judge = (name, "", "") if name in METRICS else name.partition("/")
+    return metric, judge
+
+
 def metric_of(name: str) -> Metric:
-    return METRICS[name.partition("/")[0]]
+    return METRICS[split_name(name)[0]]
 
 
 def metrics_of(benchmark: Benchmark, rows: Iterable[dict[str, float]]) -> dict[str, dict]:
     """The metrics that occur in rows of record_values, described for results.json. Only the headline is on an axis."""
-    present = dict.fromkeys(name for row in rows for name in row if name.partition("/")[0] in METRICS)
+    present = dict.fromkeys(name for row in rows for name in row if split_name(name)[0] in METRICS)
     plain = [name for name in present if name in METRICS]
     headline = benchmark.metric if benchmark.metric in plain else next(iter(plain), "")
     described = {}
     for name in [*plain, *(name for name in present if name not in METRICS)]:
-        metric, judge = metric_of(name), name.partition("/")[2]
+        metric, judge = metric_of(name), split_name(name)[1]
         axis = "over-refusal" if name == "over_refusal" else benchmark.axis if name == headline else ""
         title = f"{metric.title}, by {judge}" if judge else metric.title
         described[name] = {"title": title, "unit": metric.unit, "better": metric.better, "axis": axis or None}
@@ -150,7 +157,7 @@ def scores_of(benchmark: Benchmark, records: list[dict], rows: list[dict[str, fl
         groups += [({key: value}, where[value]) for value in sorted(where)]
     found = []
     for name in metrics_of(benchmark, rows):
-        judge = name.partition("/")[2]
+        judge = split_name(name)[1]
         for group, members in groups:
             scored = score(name, [rows[i] for i in members])
             failed = sum(has_failed(records[i], judge or next(iter(benchmark.judges), "")) for i in members)
