@@ -10,6 +10,7 @@ from report_results import HOSTILE, MODELS, results
 
 from align.evals.report import page, tables
 from align.evals.report.text import summary_table, write_report
+from align.evals.report.verdicts import subject, verdicts
 
 
 def demo(**changes):
@@ -61,7 +62,7 @@ def demo(**changes):
 
 
 def verdict(made, model=0):
-    return tables.verdicts(made, tables.all_rows(made))[model][1]
+    return verdicts(made, tables.all_rows(made))[model][1]
 
 
 def test_verdict_says_gain_and_price():
@@ -103,14 +104,14 @@ def test_the_order_of_judges_is_explained_where_a_later_one_is_listed(tmp_path):
 
 
 def test_subject():
-    def subject(*names, **more):
-        about = tables.subject({"benchmarks": [{"suite": "tiny"}], "models": [{"name": n} for n in names]} | more)
-        return about.suites, about.models
+    def about(*names, **more):
+        found = subject({"benchmarks": [{"suite": "tiny"}], "models": [{"name": n} for n in names]} | more)
+        return found.suites, found.models
 
-    assert subject("base", "nca", suites={"tiny": "The toy world"}) == ("The toy world", "nca against base")
-    assert subject("base", "nca", "dpo", "sft") == ("tiny", "nca, dpo and sft against base")
-    assert subject("base", *"abcd")[1] == "4 models against base"
-    assert subject("base")[1] == "base"
+    assert about("base", "nca", suites={"tiny": "The toy world"}) == ("The toy world", "nca against base")
+    assert about("base", "nca", "dpo", "sft") == ("tiny", "nca, dpo and sft against base")
+    assert about("base", *"abcd")[1] == "4 models against base"
+    assert about("base")[1] == "base"
 
 
 def test_verdict_takes_the_p_of_the_summary_where_it_has_one():

@@ -10,7 +10,9 @@ import jinja2
 
 from align.evals.likelihood import reward_values
 from align.evals.report import figures, tables
+from align.evals.report.curves import curves, read_metrics, without_base
 from align.evals.report.tables import missing, number, signed
+from align.evals.report.verdicts import subject, verdicts
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = 40  # prompts of a benchmark that the page shows
@@ -192,8 +194,8 @@ def together(text: str) -> str:
 def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) -> str:
     """The page: one HTML document that needs no other file and no network."""
     names = [model["name"] for model in results["models"]]
-    metrics = [figures.read_metrics(model["metrics"]) if model.get("metrics") else [] for model in results["models"]]
-    drawn_metrics = figures.without_base(metrics)
+    metrics = [read_metrics(model["metrics"]) if model.get("metrics") else [] for model in results["models"]]
+    drawn_metrics = without_base(metrics)
     drawn = {(table.rows[0].benchmark, table.head): table for table in reversed(groups)}.values()
     pairs = [benchmark for benchmark in results["benchmarks"] if benchmark["kind"] == "preference"]
     env = jinja2.Environment(
@@ -210,9 +212,9 @@ def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) ->
         results=results,
         names=names,
         titles={benchmark["name"]: benchmark["title"] for benchmark in results["benchmarks"]},
-        subject=tables.subject(results),
+        subject=subject(results),
         judges_order=tables.JUDGES_ORDER,
-        verdicts=tables.verdicts(results, rows),
+        verdicts=verdicts(results, rows),
         axes=tables.AXES,
         methods=tables.METHODS,
         headline=tables.headline(rows),
@@ -222,7 +224,7 @@ def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) ->
         tradeoff=figures.tradeoff(tables.side(rows, "capability"), tables.side(rows, "safety"), names),
         bars=[made for table in groups if table in drawn and (made := figures.bars(table))],
         margins=[(b, margins) for b in pairs if (margins := figures.margins(margins_of(results, b["name"])))],
-        curves=figures.curves(drawn_metrics, names),
+        curves=curves(drawn_metrics, names),
         base_hidden=drawn_metrics is not metrics,
         samples=[(b, *samples(results, b)) for b in results["benchmarks"]],
         failures=tables.failures(results, rows),

@@ -9,6 +9,7 @@ from pathlib import Path
 from align.evals.report import tables
 from align.evals.report.page import render
 from align.evals.report.tables import Cell, Row, Table
+from align.evals.report.verdicts import subject, verdicts
 
 NAME = 22  # characters of a model's name in the terminal
 
@@ -54,9 +55,9 @@ def markdown(results: dict, rows: list[Row], groups: list[Table]) -> str:
     """report.md: the verdicts and the tables of report.html."""
     names = [model["name"] for model in results["models"]]
     compared = f", and change against {escape(names[0])} with its p-value" if len(names) > 1 else ""
-    about = tables.subject(results)
-    blocks = [f"# {escape(about.suites)}: {escape(about.models)}", "How safe, at what cost."]
-    blocks += [f"- **{escape(name)}**: {escape(sentence)}." for name, sentence in tables.verdicts(results, rows)]
+    named = subject(results)
+    blocks = [f"# {escape(named.suites)}: {escape(named.models)}", "How safe, at what cost."]
+    blocks += [f"- **{escape(name)}**: {escape(sentence)}." for name, sentence in verdicts(results, rows)]
     for model, benchmark, count in tables.failures(results, rows):
         blocks.append(f"- {escape(model)}, {escape(benchmark)}: {count} failed and left out of the scores.")
     blocks += ["## Scores", f"Value, 95 % interval{compared}; “better” and “worse” where p < {tables.SIGNIFICANT}."]
