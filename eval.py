@@ -3,6 +3,7 @@
     python eval.py --model runs/tiny-base --model runs/tiny-nca --suite tiny
     torchrun --nproc-per-node 8 eval.py --model DIR --suite alert --guard meta-llama/Llama-Guard-3-8B
     python eval.py --chat --model DIR
+    python eval.py --curves runs/tiny-nca runs/tiny-dpo
 
 Suites -> prompts -> each model's responses -> each judge's verdicts -> scores with intervals -> results.json, report.html.
 The others are compared with the first model. Stopped at any moment, the same command resumes.
@@ -22,6 +23,7 @@ from align.evals.chat import chat
 from align.evals.flags import read_flags
 from align.evals.load import load_suites
 from align.evals.models import find_models, load_candidate
+from align.evals.report.runs import write_curves
 from align.evals.report.text import summary_table, write_report
 from align.evals.run import Task, check_responses, item_records, task_of
 from align.evals.scoring.judging import JudgeSpec, judge_records, judge_specs
@@ -128,6 +130,11 @@ def main(argv: list[str]) -> int:
         with distributed(meeting) as world:
             if options.chat:
                 talk(options, world)
+                return 0
+            if options.curves:
+                if world.main:
+                    table, page = write_curves(options.curves, options.output), options.output / "curves.html"
+                    print(f"{table}\n\nthe curves are in {page}", flush=True)
                 return 0
             table = evaluate(options, world)
             if world.main:

@@ -42,15 +42,22 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add("--batch_size", type=int, default=32, metavar="N", help="texts that a process reads or writes at a time")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on GPUs")
     add("--shard", action="store_true", help="spread the weights over all processes: for models that fit on none")
+    add("--curves", nargs="+", metavar="RUN", help="training runs side by side: their curves on one page, and no more")
     add("--chat", action="store_true", help="talk to the model in the terminal, or to two side by side")
     options = parser.parse_args(argv)
     check(options)
     if options.output is None and options.suite:
         options.output = Path("runs") / f"eval-{'+'.join(Path(name).stem for name in options.suite)}"
+    if options.output is None and options.curves:
+        options.output = Path("runs") / "curves"
     return options
 
 
 def check(options: argparse.Namespace) -> None:
+    if options.curves:
+        if options.model or options.suite or options.chat:
+            raise UserError("--curves takes runs of train.py, and neither --model, --suite nor --chat")
+        return
     if not options.model:
         raise UserError("--model is missing: which checkpoint? Give a folder, a Hub id, or several --model")
     if options.chat:

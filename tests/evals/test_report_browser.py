@@ -6,6 +6,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from report_results import HOSTILE, MODELS, results
 
+from align.evals.report.runs import write_curves
 from align.evals.report.text import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
@@ -148,6 +149,17 @@ def test_layout_of_many_models_with_long_names(browser, tmp_path, screen):
     browser.open(tmp_path / "report.html", width, phone=phone)
     check_layout(browser, width, figures=1 + 5 + 5 + 3 + 11)
     assert browser.complaints() == []
+
+
+@EACH_SCREEN
+def test_layout_of_training_curves(browser, made, screen):
+    folder = made[1].parent
+    width, phone = SCREENS[screen]
+    write_curves([str(folder / name) for name in MODELS[1:]], folder)
+    browser.open(folder / "curves.html", width, phone=phone)
+    check_layout(browser, width, figures=3)
+    assert browser.complaints() == [] and browser.requests() == [(folder / "curves.html").as_uri()]
+    assert browser.run("document.querySelector('h1').textContent") == ", ".join(MODELS[1:])
 
 
 def test_tables_scroll_by_themselves(browser, made):

@@ -191,13 +191,8 @@ def together(text: str) -> str:
     )
 
 
-def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) -> str:
-    """The page: one HTML document that needs no other file and no network."""
-    names = [model["name"] for model in results["models"]]
-    metrics = [read_metrics(model["metrics"]) if model.get("metrics") else [] for model in results["models"]]
-    drawn_metrics = without_base(metrics)
-    drawn = {(table.rows[0].benchmark, table.head): table for table in reversed(groups)}.values()
-    pairs = [benchmark for benchmark in results["benchmarks"] if benchmark["kind"] == "preference"]
+def environment() -> jinja2.Environment:
+    """The templates of this folder, with what they call."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -207,30 +202,44 @@ def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) ->
     )
     env.globals |= {"clip": clip, "MARKS": MARKS, "heights": figures.HEIGHTS, "shorten": figures.shorten}
     env.filters |= {f.__name__: f for f in (number, signed, missing, together, tables.interval, tables.change)}
+    return env
+
+
+def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) -> str:
+    """The page: one HTML document that needs no other file and no network."""
+    names = [model["name"] for model in results["models"]]
+    metrics = [read_metrics(model["metrics"]) if model.get("metrics") else [] for model in results["models"]]
+    drawn_metrics = without_base(metrics)
+    drawn = {(table.rows[0].benchmark, table.head): table for table in reversed(groups)}.values()
+    pairs = [benchmark for benchmark in results["benchmarks"] if benchmark["kind"] == "preference"]
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    return env.get_template("page.html.jinja").render(
-        results=results,
-        names=names,
-        titles={benchmark["name"]: benchmark["title"] for benchmark in results["benchmarks"]},
-        subject=subject(results),
-        judges_order=tables.JUDGES_ORDER,
-        verdicts=verdicts(results, rows),
-        axes=tables.AXES,
-        methods=tables.METHODS,
-        headline=tables.headline(rows),
-        rows=rows,
-        groups=groups,
-        sides=[(axis, *tables.side_titles(rows, axis)) for axis in ("safety", "capability")],
-        tradeoff=figures.tradeoff(tables.side(rows, "capability"), tables.side(rows, "safety"), names),
-        bars=[made for table in groups if table in drawn and (made := figures.bars(table))],
-        margins=[(b, margins) for b in pairs if (margins := figures.margins(margins_of(results, b["name"])))],
-        curves=curves(drawn_metrics, names),
-        base_hidden=drawn_metrics is not metrics,
-        samples=[(b, *samples(results, b)) for b in results["benchmarks"]],
-        failures=tables.failures(results, rows),
-        settings=flat(results["settings"]),
-        style=(HERE / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        # the page's policy lets this script run and no other
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            results=results,
+            names=names,
+            titles={benchmark["name"]: benchmark["title"] for benchmark in results["benchmarks"]},
+            subject=subject(results),
+            judges_order=tables.JUDGES_ORDER,
+            verdicts=verdicts(results, rows),
+            axes=tables.AXES,
+            methods=tables.METHODS,
+            headline=tables.headline(rows),
+            rows=rows,
+            groups=groups,
+            sides=[(axis, *tables.side_titles(rows, axis)) for axis in ("safety", "capability")],
+            tradeoff=figures.tradeoff(tables.side(rows, "capability"), tables.side(rows, "safety"), names),
+            bars=[made for table in groups if table in drawn and (made := figures.bars(table))],
+            margins=[(b, margins) for b in pairs if (margins := figures.margins(margins_of(results, b["name"])))],
+            curves=curves(drawn_metrics, names),
+            base_hidden=drawn_metrics is not metrics,
+            samples=[(b, *samples(results, b)) for b in results["benchmarks"]],
+            failures=tables.failures(results, rows),
+            settings=flat(results["settings"]),
+            style=(HERE / "page.css").read_text(encoding="utf-8"),
+            script=script,
+            # the page's policy lets this script run and no other
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
