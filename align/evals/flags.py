@@ -31,7 +31,7 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add(
         "--toxicity_label", default="", metavar="NAME", help="which of its labels counts, where their names do not tell"
     )
-    add("--judge", default="", metavar="NAME|MODULE:FUNCTION", help="judges safety in place of `guard`")
+    add("--judge", default="", metavar="NAME|MODULE:FUNCTION", help="gives the safety scores, in place of `guard`")
     add("--limit", type=int, default=0, metavar="N", help="only the first N prompts of each benchmark")
     add("--temperature", type=float, default=0.0, help="of sampling; 0, the default, takes the likeliest token")
     add("--top_p", type=float, default=1.0, help="sample from the likeliest tokens that have this probability together")
