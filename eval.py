@@ -11,13 +11,13 @@ The others are compared with the first model. Stopped at any moment, the same co
 
 import argparse
 import gc
-import os
 import sys
 import traceback
 from typing import NoReturn
 
 from tqdm import tqdm
 
+from align import command
 from align.errors import UserError
 from align.evals.chat import chat
 from align.evals.flags import read_flags
@@ -143,6 +143,8 @@ def main(argv: list[str]) -> int:
         return complain(f"error: {error}", meeting, status=2)
     except KeyboardInterrupt:
         return complain("stopped; the same command resumes from here", meeting, status=130)
+    except BrokenPipeError:
+        raise
     except Exception:
         return complain(traceback.format_exc(), meeting, status=1)
     return 0
@@ -150,11 +152,7 @@ def main(argv: list[str]) -> int:
 
 def cli() -> NoReturn:
     """The command: of this file, and align-eval of an install."""
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # skip the interpreter's shutdown, in which a thread of gloo can abort a process that has done its work
-    os._exit(status)
+    command.run(main)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from align import command
 from align.checkpoint import Run, check_output, claim_output, export_model, load_checkpoint, save_checkpoint
 from align.config import Config, help_text, load_config
 from align.coupled import global_inputs, with_rows
@@ -224,6 +225,8 @@ def main(argv: list[str]) -> int:
         return complain(f"error: {error}", meeting, status=2)
     except Stopped:
         return 128 + (stop_signal or signal.SIGTERM)
+    except BrokenPipeError:
+        raise
     except Exception:
         return complain(traceback.format_exc(), meeting, status=1)
     return 0
@@ -238,11 +241,7 @@ def complain(text: str, meeting: Rendezvous, status: int) -> int:
 
 def cli() -> NoReturn:
     """The command: of this file, and align-train of an install."""
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # without the interpreter's shutdown, in which a thread of gloo's can abort a process that has done its work
-    os._exit(status)
+    command.run(main)
 
 
 if __name__ == "__main__":
