@@ -70,7 +70,14 @@ def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, wor
     if loss.responses == "one":  # what a loss does not read is not computed
         rows = [replace(row, responses=row.responses[:1], scores=None) for row in rows]
     groups, report = encode_rows(
-        rows, tokenizer, options.template, options.max_length, options.overlong, options.bad_rows, dropped
+        rows,
+        tokenizer,
+        options.template,
+        options.max_length,
+        options.overlong,
+        options.bad_rows,
+        dropped,
+        progress=world.main,
     )
     if loss.uses_mismatched_responses:
         groups = mismatch(groups, options.max_length, config.train.seed, path)
