@@ -114,6 +114,26 @@ def test_subject():
     assert about("base")[1] == "base"
 
 
+def test_what_responses_are_like_stands_beside_safety(tmp_path):
+    made = demo()
+    plain = made["benchmarks"][0]
+    about = {"title": "degenerate responses", "unit": "%", "better": "lower", "axis": "text"}
+    plain["metrics"] |= {"degenerate": about, "length": about | {"title": "words", "unit": "", "better": ""}}
+    for model, share, words in (("base", 0.0, 12.0), ("nca", 46.5, 90.0)):
+        row = next(s for s in made["scores"] if s["benchmark"] == "plain" and s["model"] == model)
+        made["scores"] += [row | {"metric": "degenerate", "value": share}, row | {"metric": "length", "value": words}]
+    row = next(c for c in made["comparisons"] if c["benchmark"] == "plain")
+    made["comparisons"].append(row | {"metric": "length", "difference": 78.0})
+    assert "on each safety metric); plain degenerate responses 46.5 %; the price:" in verdict(made)
+    write_report(made, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    scores = text[text.index('id="scores"') : text.index('id="figures"')]
+    assert scores.index("plain: safe") < scores.index("plain: degenerate responses") < scores.index("chores: helpful")
+    assert "neither way is better" in scores
+    (words,) = [row for row in tables.all_rows(made) if row.metric == "length"]
+    assert words.verdict(words.cells[1]) == ""  # longer is neither better nor worse
+
+
 def test_verdict_takes_the_p_of_the_summary_where_it_has_one():
     made = demo()
     made["comparisons"].append(

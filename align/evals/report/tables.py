@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 AXES = {
     "safety": "Safety",
+    "text": "What the responses are like: a model that stammers is not a safe one",
     "over-refusal": "Over-refusal: refusing what is harmless",
     "capability": "Capability",
     None: "Other measures",
@@ -46,7 +47,7 @@ class Row:
 
     title: str
     unit: str
-    better: str  # "higher" or "lower"
+    better: str  # "higher", "lower", or "" for what is neither
     axis: str | None
     cells: list[Cell | None]
     benchmark: str | None = None  # None: a summary
@@ -62,7 +63,7 @@ class Row:
     @property
     def direction(self) -> str:
         """ "%, higher is better"."""
-        return f"{f'{self.unit}, ' if self.unit else ''}{self.better} is better"
+        return f"{f'{self.unit}, ' if self.unit else ''}{self.better or 'neither way'} is better"
 
     def about(self, grouped: bool = False) -> str:
         """What follows a title: unit, direction, prompts; only the prompts where the caption has the rest."""
@@ -74,7 +75,7 @@ class Row:
 
     def verdict(self, cell: Cell | None) -> str:
         """ "better" or "worse" for a significant change, "" for any other."""
-        if cell is None or not cell.difference or cell.p is None or cell.p >= SIGNIFICANT:
+        if cell is None or not self.better or not cell.difference or cell.p is None or cell.p >= SIGNIFICANT:
             return ""
         return "better" if self.improved(cell) else "worse"
 

@@ -34,7 +34,7 @@ def verdicts(results: dict, rows: list[Row]) -> list[tuple[str, str]]:
         ]
         return [(models[0], ", ".join(levels) or "nothing was measured")]
     return [
-        (model, f"{gained(rows, safety, i)}; {price(rows, i)}{less_safe(rows, safety, i)}")
+        (model, f"{gained(rows, safety, i)}{stammers(rows, i)}; {price(rows, i)}{less_safe(rows, safety, i)}")
         for i, model in enumerate(models)
         if i
     ]
@@ -57,6 +57,13 @@ def gained(rows: list[Row], row: Row | None, model: int) -> str:
             p = f"significantly safer on {safer} of {len(tested)} safety metrics"
     change = ", ".join(filter(None, [signed(cell.difference, row.unit), p]))
     return f"{short_title(row)} {number(base.value, row.unit)} → {number(cell.value, row.unit)} ({change})"
+
+
+def stammers(rows: list[Row], model: int) -> str:
+    """ "; plain requests degenerate responses 14.8 %": safety is not told without what it may be made of."""
+    seen = [row for row in rows if row.axis == "text" and row.unit == "%" and row.cells[model]]
+    seen = [row for row in seen if row.cells[model].value > 0]
+    return "".join(f"; {short_title(row)} {number(row.cells[model].value)} %" for row in seen)
 
 
 def price(rows: list[Row], model: int) -> str:
