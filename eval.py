@@ -3,6 +3,7 @@
     python eval.py --model runs/tiny-base --model runs/tiny-nca --suite tiny
     torchrun --nproc-per-node 8 eval.py --model DIR --suite alert --guard meta-llama/Llama-Guard-3-8B
     python eval.py --chat --model DIR
+    python eval.py --curves runs/tiny-nca runs/tiny-dpo
 
 Suites -> prompts -> each model's responses -> each judge's verdicts -> scores with intervals -> results.json, report.html.
 The others are compared with the first model. Stopped at any moment, the same command resumes.
@@ -10,18 +11,19 @@ The others are compared with the first model. Stopped at any moment, the same co
 
 import argparse
 import gc
-import os
 import sys
 import traceback
 from typing import NoReturn
 
 from tqdm import tqdm
 
+from align import command
 from align.errors import UserError
 from align.evals.chat import chat
 from align.evals.flags import read_flags
 from align.evals.load import load_suites
 from align.evals.models import find_models, load_candidate
+from align.evals.report.runs import write_curves
 from align.evals.report.text import summary_table, write_report
 from align.evals.run import Task, check_responses, item_records, task_of
 from align.evals.scoring.judging import JudgeSpec, judge_records, judge_specs
@@ -129,6 +131,11 @@ def main(argv: list[str]) -> int:
             if options.chat:
                 talk(options, world)
                 return 0
+            if options.curves:
+                if world.main:
+                    table, page = write_curves(options.curves, options.output), options.output / "curves.html"
+                    print(f"{table}\n\nthe curves are in {page}", flush=True)
+                return 0
             table = evaluate(options, world)
             if world.main:
                 print(f"\n{table}\n\nthe report is in {options.output / 'report.html'}", flush=True)
@@ -136,6 +143,8 @@ def main(argv: list[str]) -> int:
         return complain(f"error: {error}", meeting, status=2)
     except KeyboardInterrupt:
         return complain("stopped; the same command resumes from here", meeting, status=130)
+    except BrokenPipeError:
+        raise
     except Exception:
         return complain(traceback.format_exc(), meeting, status=1)
     return 0
@@ -143,11 +152,7 @@ def main(argv: list[str]) -> int:
 
 def cli() -> NoReturn:
     """The command: of this file, and align-eval of an install."""
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # skip the interpreter's shutdown, in which a thread of gloo can abort a process that has done its work
-    os._exit(status)
+    command.run(main)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from align import stopping
+from align import command, stopping
 from align.checkpoint import Run, check_output, claim_output, load_checkpoint, save_checkpoint
 from align.config import help_text, load_config
 from align.coupled import global_inputs, with_rows
@@ -42,6 +42,7 @@ from align.sections import Config, settle_length
 from align.sources import load_dataset
 from align.stopping import Stopped
 from align.tiny.paths import report_tiny, resolve_tiny
+from align.tracker import open_tracker
 
 
 def train(config: Config, world: World) -> Path | None:
@@ -80,7 +81,8 @@ def train(config: Config, world: World) -> Path | None:
     run = Run(model, optimizer, loss, moving, data.id)
     start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)
-    log = Log(output / "metrics.jsonl", start, data.steps, active=world.main)
+    tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
+    log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
 
     for step in range(start, data.steps):
         began = time.perf_counter()
@@ -90,7 +92,7 @@ def train(config: Config, world: World) -> Path | None:
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
         indices = data.global_batch(step)
-        sums = StepSums(world.device)
+        sums = StepSums(world.device, at_reference=step == 0)
 
         for x, losses, rows in losses_of(indices, loss, model, reference, data, world, training=True):
             # the sum over all ranks and micro-batches, divided once by the prompts of the global batch
@@ -216,6 +218,8 @@ def main(argv: list[str]) -> int:
         return complain(f"error: {error}", meeting, status=2)
     except Stopped as stopped:
         return complain(str(stopped), meeting, status=128 + (stopping.signalled or signal.SIGTERM))
+    except BrokenPipeError:
+        raise
     except Exception:
         return complain(traceback.format_exc(), meeting, status=1)
     return 0
@@ -230,11 +234,7 @@ def complain(text: str, meeting: Rendezvous, status: int) -> int:
 
 def cli() -> NoReturn:
     """The command: of this file, and align-train of an install."""
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # without the interpreter's shutdown, in which a thread of gloo's can abort a process that has done its work
-    os._exit(status)
+    command.run(main)
 
 
 if __name__ == "__main__":

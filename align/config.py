@@ -31,6 +31,7 @@ from align.sections import (
     ReferenceSection,
     check_bounds,
 )
+from align.tracker import check_tracker
 
 PACKAGE = Path(__file__).resolve().parent
 # an install has them inside the package, a checkout beside it
@@ -73,7 +74,12 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
         return
     if name not in known:
         keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
-        raise UserError(f"{where} is not a configuration key{nearest(dotted, keys, cutoff=0.0)}")
+        keys += [f"loss.{parameter}" for parameter in loss_parameters(config.loss.name)]
+        # a key without its section, as other trainers have it: --beta, --lr
+        keys = [key for key in keys if key.rpartition(".")[2] == dotted] or keys
+        near = nearest(dotted, keys, cutoff=0.0)
+        near = near.replace("mean ", "mean --") if where.startswith("--") else near
+        raise UserError(f"{where} is not a configuration key{near}")
     choices = known[name].metadata["choices"]
     value = _convert(value, known[name].type, where)
     if choices and value not in choices:
@@ -214,6 +220,7 @@ def _check(config: Config) -> None:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"loss.{name} must be a finite number, not {number}")
+    check_tracker(config.train.tracker)
     whole = "kl" in loss.token_inputs  # log-probs of the responses alone cannot be looked up for it
     if config.reference.mode == "auto":
         config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"

@@ -2,12 +2,17 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from align.files import write_text
+from align.tracker import Tracker
+
+# what the reader is shown of a step; metrics.jsonl has the rest
+SHOWN = ("loss", "rewards/accuracy", "log_ratios/margin", "lr", "grad_norm")
 
 
 def trim_metrics(file: Path, step: int) -> None:
@@ -27,32 +32,45 @@ def trim_metrics(file: Path, step: int) -> None:
 class Log:
     """Where rank 0 writes; on the other ranks it does nothing."""
 
-    def __init__(self, file: Path, done: int, steps: int, active: bool):
+    def __init__(self, file: Path, done: int, steps: int, active: bool, tracker: Tracker | None = None):
         self.file = file.open("a", encoding="utf-8") if active else None
+        self.tracker = tracker if active else None
         terminal = active and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True) if terminal else None
-        self.steps = steps
+        self.steps, self.start, self.began = steps, done, time.monotonic()
 
     def step(self, metrics: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and the same in short for the reader."""
+        """One line of metrics.jsonl, and the same in short for the reader; eval/... has a line of its own."""
         if self.file is None:
             return
         self.file.write(json.dumps(metrics) + "\n")
         self.file.flush()
-        shown = {
-            name: metrics[name]
-            for name in ("loss", "rewards/accuracy", "rewards/margin", "grad_norm")
-            if name in metrics
-        }
+        if self.tracker is not None:
+            self.tracker.log({name: value for name, value in metrics.items() if name != "step"}, metrics["step"])
+        held_out = in_short(metrics, "eval/")
         if self.bar is not None:
-            self.bar.set_postfix({name.removeprefix("rewards/"): f"{value:.4g}" for name, value in shown.items()})
+            if held_out:
+                self.bar.write(f"step {metrics['step']}  {held_out}", file=sys.stderr)
+            self.bar.set_postfix_str(in_short(metrics))
             self.bar.update()
         else:
-            text = "  ".join(f"{name.removeprefix('rewards/')} {value:.4f}" for name, value in shown.items())
-            print(f"step {metrics['step']}/{self.steps}  {text}  {metrics['seconds']:.2f} s", flush=True)
+            done = metrics["step"]
+            left = (time.monotonic() - self.began) / (done - self.start) * (self.steps - done)
+            share, left_text = f"{100 * done // self.steps} %", tqdm.format_interval(round(left))
+            print(f"step {done}/{self.steps}  {share}  {in_short(metrics)}  {left_text} left", flush=True)
+            if held_out:
+                print(f"step {done}/{self.steps}  {held_out}", flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+        if self.tracker is not None:
+            self.tracker.close()
         if self.file is not None:
             self.file.close()
+
+
+def in_short(metrics: dict[str, Any], prefix: str = "") -> str:
+    """The metrics of SHOWN that are there, under the names of metrics.jsonl."""
+    shown = [f"{prefix}{name}" for name in SHOWN if f"{prefix}{name}" in metrics]
+    return "  ".join(f"{name} {metrics[name]:{'.2e' if name == 'lr' else '.4f'}}" for name in shown)

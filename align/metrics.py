@@ -10,15 +10,20 @@ from align.parallel import World
 
 SUMS = (
     *("loss", "prompts", "stop", "log_ratio", "responses", "accuracy", "pairs"),
-    *("logp_chosen", "reward_chosen", "n_chosen", "logp_rejected", "reward_rejected", "n_rejected"),
+    *("logp_chosen", "ratio_chosen", "reward_chosen", "n_chosen"),
+    *("logp_rejected", "ratio_rejected", "reward_rejected", "n_rejected"),
 )
 
 
 class StepSums:
-    """Sums of one optimizer step, kept on the device until one all-reduce."""
+    """Sums of one optimizer step, kept on the device until one all-reduce.
 
-    def __init__(self, device: torch.device):
+    at_reference: the policy has not been trained yet, so rewards differ from 0 by rounding alone, and all are tied.
+    """
+
+    def __init__(self, device: torch.device, at_reference: bool = False):
         self.values = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+        self.at_reference = at_reference
 
     def add(self, **sums: Tensor | float) -> None:
         for name, value in sums.items():
@@ -36,11 +41,13 @@ class StepSums:
             return
         ratios = x.ratios[rows] if labels is None else x.ratios[rows, :1]
         self.add(log_ratio=ratios.double().sum(), responses=ratios.numel())
+        chosen, rejected = sides(x.ratios[rows].double(), labels)
+        self.add(ratio_chosen=chosen.sum(), ratio_rejected=rejected.sum())
         chosen, rejected = sides(rewards[rows].double(), labels)
         self.add(reward_chosen=chosen.sum(), reward_rejected=rejected.sum())
         if labels is None and logps.shape[1] > 1:
-            # strictly above: at step 0, where all rewards are 0, the accuracy is 0
-            self.add(accuracy=(chosen > rejected).sum(), pairs=len(chosen))
+            tied = torch.ones_like(chosen) if self.at_reference else chosen == rejected
+            self.add(accuracy=torch.where(tied.bool(), 0.5, (chosen > rejected).double()).sum(), pairs=len(chosen))
 
     def reduce(self, world: World) -> dict[str, float]:
         """The sums over all ranks."""
@@ -57,9 +64,12 @@ def sides(values: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
 def step_metrics(sums: dict[str, float]) -> dict[str, float]:
     """The means of a step, by the names of metrics.jsonl. Those that a method or its data do not define are left out.
 
-    Rewards and log-probs are sums over a response's tokens; chosen is the preferred (or desirable) one, rejected the last
-    (or undesirable) one. kl is the mean of log π - log ρ over all responses, in nats a response. The responses are the
-    data's, not the policy's, so it can be negative: it says how far, and which way, the policy has moved on this data.
+    Log-probs are sums over a response's tokens, in nats; chosen is the preferred (or desirable) response, rejected the last
+    (or undesirable) one. A response's log-ratio is log π - log ρ, its reward what the loss makes of it: β times it for
+    most. log_ratios/margin, chosen - rejected, is in nats whatever the loss and its β, so it compares runs; rewards/margin
+    is in the loss's own unit. rewards/accuracy: the share of pairs whose chosen reward is higher; a tie counts half. kl is
+    the mean log-ratio of all responses, in nats a response. The responses are the data's, not the policy's, so it can be
+    negative: it says how far, and which way, the policy has moved on this data.
     """
 
     def mean(name: str, count: str) -> float | None:
@@ -75,9 +85,9 @@ def step_metrics(sums: dict[str, float]) -> dict[str, float]:
         "logps/rejected": mean("logp_rejected", "n_rejected"),
         "kl": mean("log_ratio", "responses"),
     }
-    chosen, rejected = metrics["rewards/chosen"], metrics["rewards/rejected"]
-    if chosen is not None and rejected is not None:
-        metrics["rewards/margin"] = chosen - rejected
+    if rewarded and sums["n_chosen"] and sums["n_rejected"]:
+        for name, key in (("rewards/margin", "reward"), ("log_ratios/margin", "ratio")):
+            metrics[name] = sums[f"{key}_chosen"] / sums["n_chosen"] - sums[f"{key}_rejected"] / sums["n_rejected"]
     return {name: value for name, value in metrics.items() if value is not None}
 
 

@@ -7,10 +7,18 @@ from typing import Any
 
 from align.errors import UserError
 from align.kernels import IMPLEMENTATIONS
+from align.tracker import TRACKERS
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 # they say where and how often files are written and in which dtype, and change not one number of a run
-FREE_KEYS = ("output", "model.save_dtype", "train.checkpoint_every", "train.keep_checkpoints", "reference.cache")
+FREE_KEYS = (
+    "output",
+    "model.save_dtype",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.tracker",
+    "reference.cache",
+)
 MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
 
 
@@ -76,6 +84,7 @@ class TrainSection:
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
+    tracker: str = key("none", "where metrics go beside metrics.jsonl; trackio has wandb's interface", TRACKERS)
 
 
 @dataclass

@@ -78,7 +78,14 @@ def load_groups(
     if loss.responses == "one":  # what a loss does not read is not computed
         rows = [replace(row, responses=row.responses[:1], scores=None) for row in rows]
     groups, report = encode_rows(
-        rows, tokenizer, options.template, options.max_length, options.overlong, options.bad_rows, dropped
+        rows,
+        tokenizer,
+        options.template,
+        options.max_length,
+        options.overlong,
+        options.bad_rows,
+        dropped,
+        progress=world.main,
     )
     formatter = tokenizer.formatter(options.template)
     chats = any(formatter.messages(row.prompt) is not None for row in rows)

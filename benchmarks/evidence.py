@@ -5,6 +5,7 @@ log-probs also where they were right at full size, the same from run to run, and
 """
 
 import json
+import signal
 import sys
 from typing import Any
 
@@ -53,4 +54,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     sys.exit(main())

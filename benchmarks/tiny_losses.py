@@ -82,7 +82,14 @@ def main(argv: list[str] | None = None) -> None:
     else:
         machine = {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
         settings = {"config": "configs/tiny.toml", "requests": 480, "percent": list(COLUMNS)}
-        about = ("every loss on the toy world", machine, str(datetime.date.today()), records.commit(), settings, [])
+        about: tuple[Any, ...] = (
+            "every loss on the toy world",
+            machine,
+            str(datetime.date.today()),
+            records.commit(),
+            settings,
+            [],
+        )
         record = dict(zip(records.KEYS, about, strict=True))
     known = {row["name"] for row in record["numbers"]}
     with distributed() as world:
@@ -96,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
                 row = run(name, world)
             record["numbers"].append(row)
             records.write(file, record)
-            print(f"{name}: {json.dumps({key: round(row[key], 1) for key in COLUMNS})}", flush=True)
+            print(f"{name}: {json.dumps({key: round(float(row[key] or 0), 1) for key in COLUMNS})}", flush=True)
     print(f"\n{table(record)}\n\n{file}")
 
 

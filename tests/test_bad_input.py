@@ -37,7 +37,11 @@ def refused(tmp_path, capsys):
 
 
 def test_unknown_and_ill_typed_keys(refused, tmp_path):
-    assert "did you mean train.steps" in refused("--train.stesp", "3")
+    assert "did you mean --train.steps?" in refused("--train.stesp", "3")
+    # keys without their section, as other trainers have them
+    assert "--beta is not a configuration key; did you mean --loss.beta?" in refused("--loss", "dpo", "--beta", "0.1")
+    assert "did you mean --optim.lr?" in refused("--lr", "1e-6")
+    assert "did you mean --loss.dpo.beta?" in refused("--loss", "dpo+sft", "--beta", "0.1")
     assert "--train.steps must be a whole number, not 'many'" in refused("--train.steps", "many")
     assert "--optim.lr must be a number" in refused("--optim.lr", "fast")
     assert "did you mean live" in refused("--reference.mode", "liv")

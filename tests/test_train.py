@@ -54,9 +54,12 @@ def test_a_run_starts_at_the_reference_and_leaves_what_the_contract_says(name, f
     # cached reference and policy meet in other batches, so up to rounding
     assert lines[0]["loss"] == pytest.approx(first, rel=1e-6)
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-4)
+    assert lines[0]["rewards/accuracy"] == 0.5  # all tied: what differs is rounding
     assert lines[-1]["loss"] < first and lines[-1]["rewards/margin"] > 0
+    # the same margin in two units: beta times it is the reward
+    assert lines[-1]["rewards/margin"] == pytest.approx(0.1 * lines[-1]["log_ratios/margin"], rel=1e-6)
     contract = "step loss lr grad_norm rewards/chosen rewards/rejected rewards/margin rewards/accuracy logps/chosen"
-    contract += " logps/rejected kl tokens tokens_per_second seconds peak_memory_mib"
+    contract += " logps/rejected log_ratios/margin kl tokens tokens_per_second seconds peak_memory_mib"
     assert set(lines[0]) == set(contract.split())
     resolved = load_config(["--config", str(out / "config.toml")])
     assert resolved.loss.parameters["beta"] == 0.1 and resolved.train.batch_size == 7

@@ -6,11 +6,14 @@ tokenizer adds one, and its response is encoded apart. A response ends with one 
 """
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from align.data.formatter import PromptFormatter
 from align.data.messages import BadRow, content_of
@@ -25,13 +28,30 @@ MIN_PROMPT = 8
 BLOCK = 1024
 
 
+class TokenIds:
+    """A dataclass field of token ids, or of lists of them: in memory four bytes a token, lists to whoever reads it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, group: Any, owner: type) -> list:
+        if group is None:
+            raise AttributeError(self.name)  # which tells dataclass that the field has no default
+        packed = group.__dict__[self.name]
+        return packed.tolist() if isinstance(packed, array) else [ids.tolist() for ids in packed]
+
+    def __set__(self, group: Any, ids: Sequence) -> None:
+        nested = len(ids) > 0 and isinstance(ids[0], Sequence)
+        group.__dict__[self.name] = [array("i", one) for one in ids] if nested else array("i", ids)
+
+
 @dataclass(frozen=True)
 class Group:
     """A prompt and its K responses as ids. index is its position among the kept rows."""
 
-    prompt_ids: list[int]
-    response_ids: list[list[int]]  # K
-    index: int
+    prompt_ids: list[int] = TokenIds()  # type: ignore[assignment]
+    response_ids: list[list[int]] = TokenIds()  # type: ignore[assignment]  # K
+    index: int  # type: ignore[misc]
     scores: list[float] | None = None  # K
     label: bool | None = None
     where: str = ""
@@ -96,6 +116,7 @@ def encode_rows(
     overlong: str = "drop",
     bad_rows: str = "auto",
     dropped: Counter | None = None,
+    progress: bool = False,
 ) -> tuple[list[Group], Report]:
     """Rows as ids, no prompt + response longer than max_length, and a report on what was dropped and cut.
 
@@ -103,6 +124,7 @@ def encode_rows(
     keeps MIN_PROMPT tokens at least, or all of a shorter one. Where a response leaves less room than that, overlong
     decides: "drop" the row and count it, "error", or "truncate" the end of the response, which then gets no EOS.
     bad_rows and dropped are those of read_rows: some rows only turn out bad as ids, and the report counts all drops.
+    progress: show how far it is, once it has taken two seconds.
     Raises UserError naming the row or the flag, and when no row is left.
     """
     if overlong not in OVERLONG:
@@ -113,7 +135,9 @@ def encode_rows(
     groups: list[Group] = []
     n_read = len(rows) + dropped.total()
     prompts_truncated = responses_truncated = spelled_special = 0
+    bar = tqdm(total=len(rows), desc="encoding", unit="row", disable=not progress, delay=2, leave=False)
     for start in range(0, len(rows), BLOCK):
+        bar.update(min(BLOCK, len(rows) - start))
         for row, prompt, responses in _encode(rows[start : start + BLOCK], formatter, tokenizer, bad_rows, dropped):
             kept_prompt, kept = _fit(prompt, responses, max_length, overlong, row.where, tokenizer.bos_token_id)
             if not kept:
@@ -125,6 +149,7 @@ def encode_rows(
                 prompts_truncated += len(kept_prompt) < len(prompt)
                 responses_truncated += sum(len(k) < len(r) for k, r in zip(kept, responses, strict=True))
                 spelled_special += any(map(tokenizer.special_text.search, _texts(row)))
+    bar.close()
     if not groups:
         raise UserError(f"no row is left to train on: {n_read} read, {describe(dropped)}")
     lengths = {

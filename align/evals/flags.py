@@ -31,7 +31,7 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add(
         "--toxicity_label", default="", metavar="NAME", help="which of its labels counts, where their names do not tell"
     )
-    add("--judge", default="", metavar="NAME|MODULE:FUNCTION", help="judges safety in place of `guard`")
+    add("--judge", default="", metavar="NAME|MODULE:FUNCTION", help="gives the safety scores, in place of `guard`")
     add("--limit", type=int, default=0, metavar="N", help="only the first N prompts of each benchmark")
     add("--temperature", type=float, default=0.0, help="of sampling; 0, the default, takes the likeliest token")
     add("--top_p", type=float, default=1.0, help="sample from the likeliest tokens that have this probability together")
@@ -42,15 +42,22 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add("--batch_size", type=int, default=32, metavar="N", help="texts that a process reads or writes at a time")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on GPUs")
     add("--shard", action="store_true", help="spread the weights over all processes: for models that fit on none")
+    add("--curves", nargs="+", metavar="RUN", help="training runs side by side: their curves on one page, and no more")
     add("--chat", action="store_true", help="talk to the model in the terminal, or to two side by side")
     options = parser.parse_args(argv)
     check(options)
     if options.output is None and options.suite:
         options.output = Path("runs") / f"eval-{'+'.join(Path(name).stem for name in options.suite)}"
+    if options.output is None and options.curves:
+        options.output = Path("runs") / "curves"
     return options
 
 
 def check(options: argparse.Namespace) -> None:
+    if options.curves:
+        if options.model or options.suite or options.chat:
+            raise UserError("--curves takes runs of train.py, and neither --model, --suite nor --chat")
+        return
     if not options.model:
         raise UserError("--model is missing: which checkpoint? Give a folder, a Hub id, or several --model")
     if options.chat:

@@ -259,11 +259,12 @@ def preference_records(
 def reward_values(record: dict, base: dict) -> dict[str, bool | float] | None:
     """What a model's record of a pair shows against that of the base model, its reference.
 
-    "margin", in nats: how much more the log-ratio of model to base grew for the chosen response than for the rejected one,
-    the reward margin of DPO (arXiv 2305.18290) divided by beta. "reward_accuracy": whether it is positive. None where
-    either record has an error.
+    As train.py names them. "log_ratios/margin", in nats: the log-ratio of model to base of the chosen response minus that
+    of the rejected one; beta times it is the reward margin of DPO (arXiv 2305.18290). "rewards/accuracy": whether it is
+    positive; a tie counts half. None where either record has an error.
     """
     if "error" in record or "error" in base:
         return None
     chosen, rejected = (ours - theirs for ours, theirs in zip(record["logps"], base["logps"], strict=True))
-    return {"margin": chosen - rejected, "reward_accuracy": chosen > rejected}
+    accuracy = 0.5 if chosen == rejected else chosen > rejected
+    return {"log_ratios/margin": chosen - rejected, "rewards/accuracy": accuracy}

@@ -11,6 +11,7 @@ ones. One difference: where a tokenizer adds a BOS, "hf" also scores that BOS in
 import json
 import logging
 import os
+import signal
 import sys
 from collections import defaultdict
 from typing import Any
@@ -264,4 +265,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     main()

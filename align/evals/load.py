@@ -24,15 +24,28 @@ def load_suites(options: argparse.Namespace, resolve: Resolve) -> list[Suite]:
     benchmarks = [benchmark for suite in suites for benchmark in suite.benchmarks]
     if twice := [name for name, count in Counter(b.name for b in benchmarks).items() if count > 1]:
         raise UserError(f"--suite: two of the suites have a benchmark {twice[0]}; run them one after the other")
+    if options.judge:
+        judge_safety(benchmarks, options.judge)
     for benchmark in benchmarks:
-        if options.judge:
-            benchmark.judges = [options.judge if judge == "guard" else judge for judge in benchmark.judges]
         if options.max_new_tokens:
             benchmark.max_new_tokens = options.max_new_tokens
         benchmark.items = load_items(benchmark, options.data, resolve)
         if options.limit:
             benchmark.items = benchmark.items[: options.limit]
     return suites
+
+
+def judge_safety(benchmarks: list[Benchmark], judge: str) -> None:
+    """Make a judge the first, which gives the scores, wherever safety is judged; it replaces `guard`."""
+    judged = [b for b in benchmarks if "guard" in b.judges or (b.kind == "generate" and b.axis == "safety")]
+    if not judged:
+        suites = ", ".join(dict.fromkeys(benchmark.suite for benchmark in benchmarks))
+        raise UserError(
+            f"--judge {judge} judges safety, which --suite {suites} does not measure; name it among a suite's judges"
+        )
+    for benchmark in judged:
+        others = [name for name in benchmark.judges if name not in ("guard", judge)]
+        benchmark.judges = [judge, *others]
 
 
 def load_items(benchmark: Benchmark, data_dir: Path, resolve: Resolve) -> list[dict]:

@@ -1,7 +1,8 @@
 """Every alignment method at a glance, or some of them in full.
 
 python -m align.losses            the table: name, method, paper, what it needs, parameters with their defaults
-python -m align.losses nca dpo    objective, derivation, gradient, limits and defaults of these; module:Class is one of yours
+python -m align.losses nca dpo    objective, derivation, gradient, limits and defaults of these; dpo+sft is a sum,
+                                  module:Class one of yours
 """
 
 import signal
@@ -24,5 +25,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     sys.exit(main(sys.argv[1:]))

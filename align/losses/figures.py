@@ -11,6 +11,7 @@ at policy = reference is DPO's, β/2: curves are compared at the learning rates 
 
 import argparse
 import io
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -309,4 +310,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     main()

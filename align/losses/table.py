@@ -55,7 +55,10 @@ def overview() -> str:
 
 def describe(name: str) -> str:
     """A method in full, or each part of a sum. Raises ValueError for an unknown name."""
-    return "\n\n".join(describe_one(part, cls) for part, cls in loss_classes(name).items())
+    parts = loss_classes(name)
+    weights = ",".join("1" for _ in parts)
+    about = [f"--loss {name}\n  a sum of its parts: --loss.weights {weights}, and --loss.PART.KEY for a key of one"]
+    return "\n\n".join([*about[: len(parts) > 1], *(describe_one(part, cls) for part, cls in parts.items())])
 
 
 def describe_one(name: str, cls: type[Loss]) -> str:

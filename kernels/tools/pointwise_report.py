@@ -3,6 +3,7 @@
 `python -m kernels.tools.pointwise_report` counts registers, spills and loads; nothing is run.
 """
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -71,4 +72,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     sys.exit(main())

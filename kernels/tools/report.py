@@ -13,6 +13,7 @@ import csv
 import datetime
 import os
 import re
+import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -291,4 +292,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     sys.exit(main())

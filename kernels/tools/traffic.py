@@ -4,6 +4,7 @@ The bytes that each operation moves, as plain PyTorch and in one kernel, and wha
 matrix products. It is a model of a GPU, not a measurement.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, NamedTuple
@@ -184,4 +185,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     main()

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import time
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import GOLDEN
 from tokenizer_folder import BOS, EOS, EOT, LLAMA, PAD, user, write_tokenizer
+from tqdm import tqdm
 
-from align.data import collate, encode_prompts, encode_rows, load_tokenizer, read_rows
+from align.data import collate, encode, encode_prompts, encode_rows, load_tokenizer, read_rows
 from align.data.encode import MIN_PROMPT, Group, fingerprint
 from align.data.rows import Row
 from align.errors import UserError
@@ -32,6 +34,29 @@ def tokenizer():
 @pytest.fixture
 def folder(tmp_path):
     return partial(write_tokenizer, tmp_path)
+
+
+def test_ids_take_four_bytes_a_token_and_read_as_lists():
+    ids = list(range(1000, 11_000))
+    tracemalloc.start()
+    group = Group(list(ids), [list(ids), ids[:5000]], index=0)
+    assert tracemalloc.get_traced_memory()[0] < 4.1 * 25_000
+    tracemalloc.stop()
+    assert group.prompt_ids == ids and group.response_ids == [ids, ids[:5000]]
+    assert (group.length, group.n_tokens) == (20_000, 35_000)
+    other = replace(group, response_ids=[ids[:1]])
+    assert other.response_ids == [ids[:1]] and other.prompt_ids == ids and other != group == replace(group)
+    with pytest.raises(TypeError, match="prompt_ids"):
+        Group()
+
+
+def test_encoding_shows_how_far_it_is(tokenizer, capsys, monkeypatch):
+    rows = [Row(f"Say {i}", [f"{i}.", "No."], where=str(i)) for i in range(3000)]
+    # as for data that take longer than the bar waits
+    monkeypatch.setattr(encode, "tqdm", lambda **named: tqdm(**named | {"delay": 0, "mininterval": 0}))
+    for progress in (False, True):
+        encode_rows(rows, tokenizer, progress=progress)
+        assert ("encoding" in capsys.readouterr().err) == progress
 
 
 def test_golden_text_prompts():

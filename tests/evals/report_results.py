@@ -125,7 +125,7 @@ METRICS = {
     "wikitext": {"perplexity": metric("perplexity of a token", "", "lower", "capability")},
     "pairs": {
         "accuracy": metric("preferred response likelier"),
-        "margin": metric("reward margin over the base, nats", ""),
+        "log_ratios/margin": metric("log-ratio margin over the base, nats", ""),
     },
 }
 JUDGES = {"alert": ["guard", "rules"], "alert_adversarial": ["guard", "rules"], "xstest": ["words"], "gsm8k": ["exact"]}
@@ -221,7 +221,7 @@ def add_likelihoods(records: dict, scores: list[dict], count: int) -> None:
         if m:
             mean = sum(margins) / count
             ends = {"low": mean - 0.7, "high": mean + 0.7}
-            scores.append(about | {"benchmark": "pairs", "metric": "margin", "value": mean, **ends})
+            scores.append(about | {"benchmark": "pairs", "metric": "log_ratios/margin", "value": mean, **ends})
         value = (12.31, 14.9, 13.02, 12.2)[m]
         scores.append(
             about | {"benchmark": "wikitext", "metric": "perplexity", "value": value, "low": None, "high": None}
@@ -238,7 +238,10 @@ def write_metrics(folder: Path | None, model: str, m: int) -> str | None:
         row = {"step": step, "loss": (0.4 + 0.3 * m) * math.exp(-step / 90) + 0.1 * m + rng.uniform(0, 0.05)}
         if model != "tiny-sft":
             rise = 1 - math.exp(-step / (60 + 30 * m))
-            row |= {"rewards/margin": (5 - m) * rise + rng.uniform(-0.2, 0.2), "rewards/accuracy": 0.5 + 0.49 * rise}
+            row |= {
+                "log_ratios/margin": (50 - m) * rise + rng.uniform(-0.2, 0.2),
+                "rewards/accuracy": 0.5 + 0.49 * rise,
+            }
         lines.append(json.dumps(row))
     file = folder / model / "metrics.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)

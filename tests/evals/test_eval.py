@@ -107,6 +107,33 @@ def read(output):
     return json.loads((output / "results.json").read_text())
 
 
+def test_a_judge_of_the_command_line_gives_the_scores(place):
+    """Alone where guard was the only judge, and before the others where a suite has several."""
+    torch.set_num_threads(1)
+    suite = SUITE.replace('judges = ["my_judges:vowels"]', 'judges = ["guard"]')
+    suite = suite.replace('judges = ["refusal", "my_judges:vowels"]', 'judges = ["rules", "guard"]')
+    (place / "mine.toml").write_text(suite.partition("[benchmarks.choose]")[0])
+    argv = ["--model", "base", "--suite", "mine.toml", "--output", "out", "--limit", "6"]
+    assert evaluation.main([*argv, "--judge", "my_judges:vowels"]) == 0
+    results = read(place / "out")
+    assert [b["judges"] for b in results["benchmarks"]] == [["my_judges:vowels", "rules"], ["my_judges:vowels"]]
+    for name in ("ask", "attack"):
+        records = results["records"]["base"][name]
+        safe = [not record["verdicts"]["my_judges:vowels"]["unsafe"] for record in records]
+        (score,) = [
+            s for s in results["scores"] if (s["benchmark"], s["metric"], s["group"]) == (name, "safe", None)
+        ]  # fmt: skip
+        assert score["value"] == pytest.approx(100 * sum(safe) / 6)
+    assert [s["name"] for s in results["summaries"]] == ["both"]
+
+
+def test_a_judge_with_nothing_to_judge_is_refused(place, capsys):
+    (place / "mine.toml").write_text("title = 'Mine'\n[benchmarks.choose]" + SUITE.partition("[benchmarks.choose]")[2])
+    argv = ["--model", "base", "--suite", "mine.toml", "--judge", "my_judges:vowels"]
+    assert evaluation.main(argv) == 2
+    assert "--judge my_judges:vowels judges safety, which --suite mine does not measure" in capsys.readouterr().err
+
+
 BOTH = ["--model", "base", "--model", "other", "--suite", "mine.toml"]
 
 
@@ -134,7 +161,7 @@ def test_everything_is_written_and_a_second_run_computes_nothing(place, capsys):
         assert score["value"] == pytest.approx(100 * sum(safe) / 9) and score["failed"] == 0
     assert {c["benchmark"] for c in results["comparisons"]} == {"ask", "attack", "choose", "text", "pairs"}
     assert {s["metric"] for s in results["scores"] if s["model"] == "other" and s["benchmark"] == "pairs"} == {
-        "accuracy", "accuracy_norm", "margin", "reward_accuracy"
+        "accuracy", "accuracy_norm", "log_ratios/margin", "rewards/accuracy"
     }  # fmt: skip
     assert (out / "report.md").read_text() and "</html>" in (out / "report.html").read_text()
     before = (out / "results.json").read_bytes()

@@ -291,9 +291,9 @@ def test_pairs_that_cannot_be_scored(model, tokenizer):
 
 def test_rewards_are_log_ratios_to_the_base():
     ours, base = {"logps": [-10.0, -20.0]}, {"logps": [-12.0, -15.0]}
-    assert reward_values(ours, base) == {"margin": 7.0, "reward_accuracy": True}
-    assert reward_values(base, ours) == {"margin": -7.0, "reward_accuracy": False}
-    assert reward_values(base, base) == {"margin": 0.0, "reward_accuracy": False}
+    assert reward_values(ours, base) == {"log_ratios/margin": 7.0, "rewards/accuracy": True}
+    assert reward_values(base, ours) == {"log_ratios/margin": -7.0, "rewards/accuracy": False}
+    assert reward_values(base, base) == {"log_ratios/margin": 0.0, "rewards/accuracy": 0.5}
     assert reward_values(ours, {"error": "x"}) is None and reward_values({"error": "x"}, base) is None
 
 

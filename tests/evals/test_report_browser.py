@@ -6,6 +6,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from report_results import HOSTILE, MODELS, results
 
+from align.evals.report.runs import write_curves
 from align.evals.report.text import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
@@ -150,6 +151,17 @@ def test_layout_of_many_models_with_long_names(browser, tmp_path, screen):
     assert browser.complaints() == []
 
 
+@EACH_SCREEN
+def test_layout_of_training_curves(browser, made, screen):
+    folder = made[1].parent
+    width, phone = SCREENS[screen]
+    write_curves([str(folder / name) for name in MODELS[1:]], folder)
+    browser.open(folder / "curves.html", width, phone=phone)
+    check_layout(browser, width, figures=3)
+    assert browser.complaints() == [] and browser.requests() == [(folder / "curves.html").as_uri()]
+    assert browser.run("document.querySelector('h1').textContent") == ", ".join(MODELS[1:])
+
+
 def test_tables_scroll_by_themselves(browser, made):
     browser.open(made[1], 360, phone=True)
     wide = "[...document.querySelectorAll('#scores .scroll')]"
@@ -160,6 +172,54 @@ def test_tables_scroll_by_themselves(browser, made):
     name = "document.querySelector('#scores th[scope=row]').getBoundingClientRect().left"
     assert browser.run(name) == browser.run(f"{wide}[0].getBoundingClientRect().left")
     assert browser.run("scrollX") == 0
+
+
+@EACH_SCREEN
+def test_a_table_that_goes_on_shows_it_and_no_cell_prints_over_another(browser, made, screen):
+    width, phone = SCREENS[screen]
+    browser.open(made[1], width, phone=phone)
+    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    # the shadow stays at the edge, and its cover scrolls with the table's end
+    styles = browser.run(
+        "[...document.querySelectorAll('.scroll')].map(e => getComputedStyle(e))"
+        ".map(s => [s.backgroundAttachment, s.backgroundImage.split('linear-gradient').length - 1])"
+    )
+    assert len(styles) > 10 and all(style == ["local, scroll", 2] for style in styles)
+    shade = "getComputedStyle(document.documentElement).getPropertyValue('--shade')"
+    assert browser.run(shade).strip() not in ("", "transparent")
+    spilled = browser.run("""[...document.querySelectorAll('th, td')].filter(cell => {
+      const range = document.createRange(), box = cell.getBoundingClientRect();
+      range.selectNodeContents(cell);
+      return [...range.getClientRects()].some(r => r.width > 1 && (r.right > box.right + .5 || r.left < box.left - .5));
+    }).map(cell => cell.textContent)""")
+    assert spilled == []
+
+
+def test_the_page_is_named_after_suite_and_models_and_opens_without_samples(browser, made):
+    browser.open(made[1], 1280)
+    name = "made-up: tiny-nca, tiny-dpo and tiny-sft against tiny-base"
+    assert browser.run("document.querySelector('h1').textContent") == name
+    assert browser.run("document.title").startswith(name)
+    assert visible(browser) == []
+    # a filter is a question, and opens what it finds
+    browser.run("document.querySelector('[data-show=error]').click()")
+    assert len(visible(browser)) == 1
+
+
+def test_the_front_runs_behind_every_mark_and_rings_show_who_is_on_it(browser, tmp_path):
+    made = results(count=30)
+    for row in made["scores"] + made["summaries"]:
+        if row["model"] == "tiny-sft" and row.get("metric", row.get("name")) in ("global_safety", "correct", "acc"):
+            row["value"] = 5.0  # dominated
+    write_report(made, tmp_path)
+    browser.open(tmp_path / "report.html", 390, phone=True)
+    order = browser.run(
+        "[...document.querySelectorAll('.tradeoff .front, .tradeoff .halo, .tradeoff .mark, .tradeoff .ring')]"
+        ".map(e => e.classList[0])"
+    )
+    assert order[:5] == ["front", *["halo"] * 4] and order.count("mark") == 4
+    ringed = browser.run("[...document.querySelectorAll('g:has(> svg > .ring) .label')].map(e => e.textContent)")
+    assert ringed == ["tiny-base", "tiny-dpo"]  # of these thirty prompts dpo beats nca in both
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -247,7 +307,7 @@ def test_without_javascript(browser, made):
     try:
         browser.open(made[1], 360, phone=True)
         assert browser.run("document.getElementById('filter').checkVisibility()") is False
-        assert len(visible(browser)) == 40  # the first benchmark is open; the others open by themselves
+        assert visible(browser) == []  # all are folded, and open by themselves
         assert browser.run("document.querySelectorAll('details.benchmark > summary').length") == 6
         check_no_sideways(browser, 360)
     finally:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from align.evals.report import figures, tables
+from align.evals.report import curves, figures, tables
 
 SEED = 5
 
@@ -26,6 +26,35 @@ def test_pareto_front_against_a_sweep():
         assert {points[i] for i in front} == expected
         assert len(front) == sum(p in expected for p in points)  # equal points share their place
         assert [points[i] for i in front] == sorted(points[i] for i in front)
+
+
+def test_the_front_s_line_meets_no_dominated_mark():
+    """On a grid, where many models share a score. Stairs along what the front dominates would run through those."""
+    print("seed", SEED)
+    rng = random.Random(SEED)
+    checked = 0
+    for _ in range(200):
+        sides = [[(float(rng.randrange(0, 100, 10)), None, None) for _ in range(8)] for _ in range(2)]
+        drawn = figures.tradeoff(("c", sides[0]), ("s", sides[1]), [str(i) for i in range(8)])
+        corners = [tuple(map(float, corner.split())) for corner in drawn.line[1:].split("L")] if drawn.line else []
+        assert {(p.x, p.y) for p in drawn.points if p.front} >= set(corners)
+        for p in drawn.points:
+            for (x, y), (u, v) in itertools.pairwise(corners):
+                if not p.front and min(x, u) <= p.x <= max(x, u) and (x, y) != (u, v):
+                    checked += 1
+                    assert abs((p.x - x) * (v - y) - (p.y - y) * (u - x)) > 1.0
+    assert checked > 200
+
+
+def test_a_base_that_the_others_start_from_does_not_squash_their_losses():
+    sft = [{"step": step, "loss": 7.0 / step} for step in range(1, 9)]
+    nca = [{"step": step, "loss": 1.4 - step / 20, "rewards/accuracy": 1.0} for step in range(1, 9)]
+    assert curves.without_base([sft, nca]) == [[], nca]
+    loss, *_ = curves.curves(curves.without_base([sft, nca]), ["base", "nca"])
+    assert [line.model for line in loss.lines] == [1] and loss.y.high < 1.5
+    # where the base is one run among others, all are drawn
+    for metrics in ([nca, nca], [sft, sft], [[], nca], [sft]):
+        assert curves.without_base(metrics) is metrics
 
 
 def test_nice_axis_holds_its_values_between_round_ticks():
@@ -107,18 +136,18 @@ def test_bars_keep_the_largest_groups_in_their_order():
 
 def test_curves_shorten_long_runs_and_keep_their_ends():
     points = [(step, float(step)) for step in range(1, 1001)]
-    short = figures.stretches(points)
-    assert len(short) <= figures.POINTS and (short[0][0], short[-1][0]) == (1, 1000)
+    short = curves.stretches(points)
+    assert len(short) <= curves.POINTS and (short[0][0], short[-1][0]) == (1, 1000)
     assert all(x == y for x, y in short[1:-1])  # the mean of a stretch of a line is on the line
-    assert figures.stretches(points[:50]) == points[:50]
+    assert curves.stretches(points[:50]) == points[:50]
 
 
 def test_metrics_files(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN}\n{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
-    rows = figures.read_metrics(file)
+    rows = curves.read_metrics(file)
     assert [row["step"] for row in rows] == [1, 2, 3]
-    (loss,) = figures.curves([[], rows], ["base", "nca"])
+    (loss,) = curves.curves([[], rows], ["base", "nca"])
     assert [line.model for line in loss.lines] == [1] and loss.lines[0].last == 1.0
-    assert figures.read_metrics(tmp_path / "none.jsonl") == []
-    assert figures.curves([[], []], ["base", "nca"]) == []
+    assert curves.read_metrics(tmp_path / "none.jsonl") == []
+    assert curves.curves([[], []], ["base", "nca"]) == []

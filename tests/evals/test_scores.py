@@ -174,7 +174,7 @@ def test_margins_need_the_base():
     new = {"id": "1", "logps": [-8.0, -12.0], "tokens": [3, 3], "values": {"accuracy": True, "accuracy_norm": True}}
     assert record_values(base, pairs, {}, None) == {"accuracy": 0, "accuracy_norm": 0}
     found = record_values(new, pairs, {}, base)
-    assert found["margin"] == pytest.approx((-8 + 10) - (-12 + 9)) and found["reward_accuracy"] == 1
+    assert found["log_ratios/margin"] == pytest.approx((-8 + 10) - (-12 + 9)) and found["rewards/accuracy"] == 1
 
 
 def test_comparisons_are_paired_and_adjusted():

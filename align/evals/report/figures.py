@@ -4,22 +4,19 @@ Drawn by hand rather than by matplotlib: with positions in percent of the plot a
 phone and takes the page's font and its colours, light or dark. All x and y here are percent of the plot from its top left.
 """
 
-import json
 import math
 import unicodedata
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
 
-from align.evals.report.tables import Estimate, Row, Side, Table, missing, number
+from align.evals.report.tables import Estimate, Row, Side, Table, number
 
 PLOT = (250, 300)  # px: the trade-off's plot on a 360-pixel phone, the narrowest for which labels are placed
 LABEL = 14  # px from one label's line to the next
-STAIR = 30  # px that a label moves away rather than cross the Pareto front's line
+FRONT = 30  # px that a label moves away rather than cross the Pareto front's line
 GROUPS = 24  # panels of bars at most; the tables have all groups
 BINS = 30
-POINTS = 160  # of a training curve
 HEIGHTS = {"tradeoff": PLOT[1], "bar": 16, "margins": 72, "curves": 170}  # px of plots, and of one bar
-CURVES = {"loss": "loss", "rewards/margin": "reward margin, nats", "rewards/accuracy": "reward accuracy, %"}
 
 
 @dataclass
@@ -95,7 +92,7 @@ class Tradeoff:
     x: Axis
     y: Axis
     points: list[Point]
-    stairs: str  # the edge of what the front dominates, as an SVG path
+    line: str  # joins the models on the front, as an SVG path; "" for a single one
     absent: list[int] = field(default_factory=list)  # models that lack one side
 
 
@@ -131,25 +128,27 @@ def tradeoff(capability: Side, safety: Side, names: list[str]) -> Tradeoff | Non
     ]
     corners = [next(p for p in points if p.model == i) for i in front]
     place_labels(points, corners)
-    path = f"M0 {corners[0].y}" + "".join(f"V{p.y}H{p.x}" for p in corners) + "V100"
-    return Tradeoff(x, y, points, path, [i for i, pair in enumerate(both) if pair is None])
+    # straight from model to model: between two neighbours nothing is dominated, so the line meets no other mark. Stairs do
+    line = "M" + "L".join(f"{p.x} {p.y}" for p in corners) if len(corners) > 1 else ""
+    return Tradeoff(x, y, points, line, [i for i, pair in enumerate(both) if pair is None])
 
 
 Box = tuple[float, float, float, float]  # px: left, top, right, bottom
 
 
 def place_labels(points: list[Point], corners: list[Point]) -> None:
-    """Put every label near its mark, where it hides no mark, no other label and, if possible, no part of the stairs."""
+    """Put every label near its mark: it hides no mark, no other label and, if possible, no part of the front's line."""
     width, height = PLOT
 
     def pixels(point: Point) -> tuple[float, float]:
         return point.x * width / 100, point.y * height / 100
 
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in map(pixels, points)]
-    stairs, left = [], 0.0
-    for (x, y), low in zip(map(pixels, corners), [*(pixels(p)[1] for p in corners[1:]), height], strict=True):
-        stairs += [(left, y, x, y), (x, y, x, low)]
-        left = x
+    dots: list[tuple[float, float]] = []  # along the line
+    for (x, y), (u, v) in pairwise(map(pixels, corners)):
+        steps = 1 + int(math.hypot(u - x, v - y) / 6)
+        dots += [(x + (u - x) * i / steps, y + (v - y) * i / steps) for i in range(steps + 1)]
+    line = [(x - 1, y - 1, x + 1, y + 1) for x, y in dots]
 
     def hidden(box: Box, others: list[Box]) -> int:
         return sum(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in others)
@@ -158,12 +157,12 @@ def place_labels(points: list[Point], corners: list[Point]) -> None:
         (x, y), w = pixels(point), text_width(point.label)
         found: list[tuple[int, int, int, str, int, int, Box]] = []
         for dy in range(-height // LABEL * LABEL, height, LABEL // 2):
-            for anchor, dx in (("start", 11), ("end", -11)):
+            for anchor, dx in (("start", 14), ("end", -14)):
                 left = x + dx - (w if anchor == "end" else 0)
                 box = (left, y + dy - 7, left + w, y + dy + 7)
                 if box[0] < -40 or box[2] > width + 16 or box[1] < -10 or box[3] > height:
                     continue
-                distance = abs(dy) + STAIR * hidden(box, stairs)
+                distance = abs(dy) + FRONT * (hidden(box, line) > 0)
                 found.append((hidden(box, taken), distance, len(found), anchor, dx, dy, box))
         if found:
             *_, point.anchor, point.dx, point.dy, box = min(found)
@@ -240,7 +239,7 @@ def margins(values: list[list[float]]) -> Margins | None:
     if not pooled:
         return None
     cut = len(pooled) // 100
-    axis = nice_axis("margin, nats", [*pooled[cut : len(pooled) - cut], 0.0], count=4)
+    axis = nice_axis("log-ratio margin, nats", [*pooled[cut : len(pooled) - cut], 0.0], count=4)
     counts = []
     for one in values:
         count = [0] * BINS
@@ -264,86 +263,3 @@ def margins(values: list[list[float]]) -> Margins | None:
         if one
     ]
     return Margins(axis, axis.at(0.0), histograms)
-
-
-@dataclass
-class Line:
-    model: int
-    path: str
-    end: tuple[float, float]
-    last: float
-    label: str
-    label_y: float = 0.0  # px from the mark
-
-
-@dataclass
-class Curves:
-    x: Axis
-    y: Axis
-    lines: list[Line]
-
-
-def read_metrics(file: str | Path) -> list[dict]:
-    """The lines of a metrics.jsonl that are whole; none where there is no such file."""
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except OSError:
-        return []
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break  # the half-written last line of a killed run
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
-
-
-def curves(metrics: list[list[dict]], names: list[str]) -> list[Curves]:
-    """Loss, margin and accuracy over steps, of the models that have them; long runs as means of equal stretches."""
-    panels = []
-    for key, label in CURVES.items():
-        series = {}
-        for i, rows in enumerate(metrics):
-            points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
-            points = [(x, 100 * y if "%" in label else y) for x, y in points if not missing(y)]
-            if len(points) > 1:
-                series[i] = stretches(points)
-        if not series:
-            continue
-        x = nice_axis("step", [px for points in series.values() for px, _ in points], count=4)
-        values = [py for points in series.values() for _, py in points]
-        y = nice_axis(label, [0.0, 100.0] if "%" in label else values, count=4)
-        lines = []
-        for i, points in series.items():
-            drawn = [(x.at(px), round(100 - y.at(py), 2)) for px, py in points]
-            path = "M" + "L".join(f"{px} {py}" for px, py in drawn)
-            lines.append(Line(i, path, drawn[-1], points[-1][1], shorten(names[i], 12)))
-        move_apart(lines, HEIGHTS["curves"])
-        panels.append(Curves(x, y, lines))
-    return panels
-
-
-def stretches(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most POINTS points, each the mean of a stretch of the curve; first and last stay at their ends."""
-    size = -(-len(points) // POINTS)
-    parts = [points[i : i + size] for i in range(0, len(points), size)]
-    means = [tuple(sum(values) / len(part) for values in zip(*part, strict=True)) for part in parts]
-    return [(points[0][0], means[0][1]), *means[1:-1], (points[-1][0], means[-1][1])] if size > 1 else points
-
-
-def move_apart(lines: list[Line], height: int) -> None:
-    """Move the labels at the curves' ends apart, in their order, and keep them beside the plot."""
-    ordered = sorted(lines, key=lambda line: (line.end[1], line.model))
-    last = -math.inf
-    tops = []
-    for line in ordered:
-        last = max(line.end[1] * height / 100, last + LABEL)
-        tops.append(last)
-    limit = float(height)
-    for i in range(len(tops) - 1, -1, -1):
-        tops[i] = limit = min(tops[i], limit)
-        limit -= LABEL
-    for line, top in zip(ordered, tops, strict=True):
-        line.label_y = round(top - line.end[1] * height / 100, 2)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import jinja2
 
 from align.evals.likelihood import reward_values
 from align.evals.report import figures, tables
+from align.evals.report.curves import curves, read_metrics, without_base
 from align.evals.report.tables import missing, number, signed
+from align.evals.report.verdicts import subject, verdicts
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = 40  # prompts of a benchmark that the page shows
@@ -164,10 +167,10 @@ def clip(text: str) -> tuple[str, str, int]:
 
 
 def margins_of(results: dict, benchmark: str) -> list[list[float]]:
-    """Each model's reward margins over the base on a benchmark's pairs; none of the base itself."""
+    """Each model's log-ratio margins over the base on a benchmark's pairs; none of the base itself."""
     base, *others = [results["records"].get(model["name"], {}).get(benchmark, []) for model in results["models"]]
     rewards = [[reward_values(*pair) for pair in zip(records, base, strict=False)] for records in others]
-    return [[], *([found["margin"] for found in one if found] for one in rewards)]
+    return [[], *([found["log_ratios/margin"] for found in one if found] for one in rewards)]
 
 
 def flat(settings: dict, prefix: str = "") -> list[tuple[str, str]]:
@@ -181,12 +184,15 @@ def flat(settings: dict, prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) -> str:
-    """The page: one HTML document that needs no other file and no network."""
-    names = [model["name"] for model in results["models"]]
-    metrics = [figures.read_metrics(model["metrics"]) if model.get("metrics") else [] for model in results["models"]]
-    drawn = {(table.rows[0].benchmark, table.head): table for table in reversed(groups)}.values()
-    pairs = [benchmark for benchmark in results["benchmarks"] if benchmark["kind"] == "preference"]
+def together(text: str) -> str:
+    """ "p < 0.001", "+5.0 better" without the spaces at which a line could break."""
+    return (
+        re.sub(" ([<=≤]) ", "\u00a0\\1\u00a0", text).replace(" better", "\u00a0better").replace(" worse", "\u00a0worse")
+    )
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this folder, with what they call."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -195,28 +201,45 @@ def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) ->
         lstrip_blocks=True,
     )
     env.globals |= {"clip": clip, "MARKS": MARKS, "heights": figures.HEIGHTS, "shorten": figures.shorten}
-    env.filters |= {f.__name__: f for f in (number, signed, missing, tables.interval, tables.change)}
+    env.filters |= {f.__name__: f for f in (number, signed, missing, together, tables.interval, tables.change)}
+    return env
+
+
+def render(results: dict, rows: list[tables.Row], groups: list[tables.Table]) -> str:
+    """The page: one HTML document that needs no other file and no network."""
+    names = [model["name"] for model in results["models"]]
+    metrics = [read_metrics(model["metrics"]) if model.get("metrics") else [] for model in results["models"]]
+    drawn_metrics = without_base(metrics)
+    drawn = {(table.rows[0].benchmark, table.head): table for table in reversed(groups)}.values()
+    pairs = [benchmark for benchmark in results["benchmarks"] if benchmark["kind"] == "preference"]
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    return env.get_template("page.html.jinja").render(
-        results=results,
-        names=names,
-        titles={benchmark["name"]: benchmark["title"] for benchmark in results["benchmarks"]},
-        verdicts=tables.verdicts(results, rows),
-        axes=tables.AXES,
-        methods=tables.METHODS,
-        headline=tables.headline(rows),
-        rows=rows,
-        groups=groups,
-        sides=[(axis, *tables.side_titles(rows, axis)) for axis in ("safety", "capability")],
-        tradeoff=figures.tradeoff(tables.side(rows, "capability"), tables.side(rows, "safety"), names),
-        bars=[made for table in groups if table in drawn and (made := figures.bars(table))],
-        margins=[(b, margins) for b in pairs if (margins := figures.margins(margins_of(results, b["name"])))],
-        curves=figures.curves(metrics, names),
-        samples=[(b, *samples(results, b)) for b in results["benchmarks"]],
-        failures=tables.failures(results, rows),
-        settings=flat(results["settings"]),
-        style=(HERE / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        # the page's policy lets this script run and no other
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            results=results,
+            names=names,
+            titles={benchmark["name"]: benchmark["title"] for benchmark in results["benchmarks"]},
+            subject=subject(results),
+            judges_order=tables.JUDGES_ORDER,
+            verdicts=verdicts(results, rows),
+            axes=tables.AXES,
+            methods=tables.METHODS,
+            headline=tables.headline(rows),
+            rows=rows,
+            groups=groups,
+            sides=[(axis, *tables.side_titles(rows, axis)) for axis in ("safety", "capability")],
+            tradeoff=figures.tradeoff(tables.side(rows, "capability"), tables.side(rows, "safety"), names),
+            bars=[made for table in groups if table in drawn and (made := figures.bars(table))],
+            margins=[(b, margins) for b in pairs if (margins := figures.margins(margins_of(results, b["name"])))],
+            curves=curves(drawn_metrics, names),
+            base_hidden=drawn_metrics is not metrics,
+            samples=[(b, *samples(results, b)) for b in results["benchmarks"]],
+            failures=tables.failures(results, rows),
+            settings=flat(results["settings"]),
+            style=(HERE / "page.css").read_text(encoding="utf-8"),
+            script=script,
+            # the page's policy lets this script run and no other
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )

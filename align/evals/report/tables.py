@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 AXES = {
     "safety": "Safety",
+    "text": "What the responses are like: a model that stammers is not a safe one",
     "over-refusal": "Over-refusal: refusing what is harmless",
     "capability": "Capability",
     None: "Other measures",
 }
 SIGNIFICANT = 0.05
+JUDGES_ORDER = (
+    "A suite names the judges of a benchmark in order: the first gives its scores, and what a later one says of the same "
+    "responses is among the other measures, as “by” that judge."
+)
 METHODS = (
     "Scores leave out the prompts that failed; percentages are of the others.",
     "95 % intervals: Wilson’s for percentages of yes and no, the percentile bootstrap for other means, and distances added "
@@ -19,9 +24,8 @@ METHODS = (
     "adversarial sets, the true interval is wider.",
     "p-values compare a model with the first one on the same prompts: McNemar’s exact test for yes and no, the sign-flip "
     "test for other means, both two-sided and adjusted for the number of models compared (Holm).",
-    "The first judge of a benchmark gives its scores; the others are compared with it.",
+    JUDGES_ORDER,
 )
-LISTED = 3  # losses that a verdict names, the largest first
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Row:
     cells: list[Cell | None]
     benchmark: str | None = None  # None: a summary
     metric: str = ""
+    judge: str = ""  # a later judge of the benchmark, whose verdicts these are
 
     @property
     def size(self) -> str:
@@ -122,7 +127,8 @@ def all_rows(results: dict) -> list[Row]:
         for metric, about in benchmark["metrics"].items():
             cells = [cell(whole.get((benchmark["name"], metric, m)), benchmark["name"], metric) for m in models]
             title = f"{benchmark['title']}: {about['title']}"
-            row = Row(title, about["unit"], about["better"], about.get("axis"), cells, benchmark["name"], metric)
+            judge = next((judge for judge in benchmark["judges"] if metric.endswith(f"/{judge}")), "")
+            row = Row(title, about["unit"], about["better"], about.get("axis"), cells, benchmark["name"], metric, judge)
             rows.append(with_differences(row))
     order = list(AXES)
     return sorted(rows, key=lambda row: order.index(row.axis) if row.axis in AXES else len(order))
@@ -220,77 +226,12 @@ def side(rows: list[Row], axis: str) -> Side:
     return (rows[0].title if rows[0].better == "higher" else f"100 − {rows[0].title}") + ", %", points
 
 
-def verdicts(results: dict, rows: list[Row]) -> list[tuple[str, str]]:
-    """(model, sentence) of every model but the base; of the base alone where there is no other."""
-    models = [model["name"] for model in results["models"]]
-    safety = next((row for row in rows if row.axis == "safety"), None)
-    if len(models) == 1:
-        levels = [f"{short_title(row)} {number(cell.value, row.unit)}" for row, cell in having(headline(rows), 0)]
-        return [(models[0], ", ".join(levels) or "nothing was measured")]
-    return [
-        (model, f"{gained(rows, safety, i)}; {price(rows, i)}{less_safe(rows, safety, i)}")
-        for i, model in enumerate(models)
-        if i
-    ]
-
-
 def having(rows: list[Row], model: int) -> Iterator[tuple[Row, Cell]]:
     """The rows in which a model has a value, with its cell."""
     for row in rows:
         cell = row.cells[model]
         if cell:
             yield row, cell
-
-
-def gained(rows: list[Row], row: Row | None, model: int) -> str:
-    """ "global safety score 51.7 → 100.0 (+48.3, p < 0.001)"."""
-    cell = row.cells[model] if row else None
-    if row is None or cell is None:
-        return "safety was not measured"
-    base = row.cells[0]
-    if base is None:
-        return f"{short_title(row)} {number(cell.value, row.unit)}"
-    p = p_value(cell.p)
-    if not p and row.benchmark is None:
-        safety = [(r, c) for r, c in having(rows, model) if r.axis == "safety"]
-        tested = [(c.p, r.verdict(c)) for r, c in safety if c.p is not None]
-        safer = sum(verdict == "better" for _, verdict in tested)
-        if tested and safer == len(tested):
-            p = f"{p_value(max(tested)[0]).replace('=', '≤')} on each safety metric"
-        elif tested:
-            p = f"significantly safer on {safer} of {len(tested)} safety metrics"
-    change = ", ".join(filter(None, [signed(cell.difference, row.unit), p]))
-    return f"{short_title(row)} {number(base.value, row.unit)} → {number(cell.value, row.unit)} ({change})"
-
-
-def price(rows: list[Row], model: int) -> str:
-    """ "the price: maths −25.8, helpfulness −100.0": what got significantly worse, or was not tested."""
-    sides = [row for row in rows if row.axis in ("capability", "over-refusal") and row.benchmark is not None]
-    paid = [(row, cell, cell.difference) for row, cell in having(sides, model) if cell.difference is not None]
-    if not paid:
-        return "the price was not measured"
-    lost = [
-        (row, cell, difference)
-        for row, cell, difference in paid
-        if row.verdict(cell) == "worse" or (cell.p is None and difference and not row.improved(difference))
-    ]
-    lost.sort(key=lambda loss: (loss[0].unit != "%", -abs(loss[2])))
-    if not lost:
-        return f"no significant loss in {len(paid)} measure{'s' * (len(paid) > 1)} of capability and over-refusal"
-    named = [changed(row, cell) for row, cell, _ in lost[:LISTED]]
-    more = f", and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
-    return f"the price: {', '.join(named)}{more}"
-
-
-def less_safe(rows: list[Row], headline_row: Row | None, model: int) -> str:
-    """A safety metric that got worse must not hide behind the one that the sentence opens with."""
-    others = [row for row in rows if row.axis == "safety" and row is not headline_row]
-    worse = [changed(row, cell) for row, cell in having(others, model) if row.verdict(cell) == "worse"]
-    return f"; less safe: {', '.join(worse)}" if worse else ""
-
-
-def changed(row: Row, cell: Cell) -> str:
-    return f"{short_title(row)} {signed(cell.difference, row.unit)}{'' if cell.p is not None else ' (not tested)'}"
 
 
 def short_title(row: Row) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from align.evals.report import tables
 from align.evals.report.page import render
 from align.evals.report.tables import Cell, Row, Table
+from align.evals.report.verdicts import subject, verdicts
 
 NAME = 22  # characters of a model's name in the terminal
 
@@ -54,14 +55,16 @@ def markdown(results: dict, rows: list[Row], groups: list[Table]) -> str:
     """report.md: the verdicts and the tables of report.html."""
     names = [model["name"] for model in results["models"]]
     compared = f", and change against {escape(names[0])} with its p-value" if len(names) > 1 else ""
-    blocks = ["# How safe, at what cost"]
-    blocks += [f"- **{escape(name)}**: {escape(sentence)}." for name, sentence in tables.verdicts(results, rows)]
+    named = subject(results)
+    blocks = [f"# {escape(named.suites)}: {escape(named.models)}", "How safe, at what cost."]
+    blocks += [f"- **{escape(name)}**: {escape(sentence)}." for name, sentence in verdicts(results, rows)]
     for model, benchmark, count in tables.failures(results, rows):
         blocks.append(f"- {escape(model)}, {escape(benchmark)}: {count} failed and left out of the scores.")
     blocks += ["## Scores", f"Value, 95 % interval{compared}; “better” and “worse” where p < {tables.SIGNIFICANT}."]
     blocks.append(score_table("metric", tables.headline(rows), names))
     if len(tables.headline(rows)) < len(rows):
-        blocks += ["## Every other score", score_table("metric", [row for row in rows if not row.axis], names)]
+        order = [tables.JUDGES_ORDER] if any(row.judge for row in rows) else []
+        blocks += ["## Every other score", *order, score_table("metric", [row for row in rows if not row.axis], names)]
     for table in groups:
         blocks += [f"## {escape(table.caption)}", f"{table.rows[0].direction}."]
         blocks.append(score_table(table.head, table.rows, names, grouped=True))

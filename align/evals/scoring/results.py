@@ -50,6 +50,7 @@ def build_results(
     return {
         "version": 2,
         "settings": {name: getattr(options, name) for name in SETTINGS},
+        "suites": {suite.name: suite.title for suite in suites},
         "models": [describe_model(model) for model in models],
         "judges": [{"name": judge.name, "id": judge.id} for judge in judges],
         "benchmarks": [

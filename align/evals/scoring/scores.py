@@ -53,8 +53,9 @@ METRICS = {
     "bits_per_byte": Metric("bits per byte", "", "lower", ratio="bytes"),
     "accuracy": Metric("chosen response likelier", "%", "higher"),
     "accuracy_norm": Metric("chosen response likelier, per token", "%", "higher"),
-    "margin": Metric("reward margin over the base, nats", "", "higher"),
-    "reward_accuracy": Metric("reward margin positive", "%", "higher"),
+    # the two of train.py's metrics.jsonl, with the base as the reference
+    "log_ratios/margin": Metric("log-ratio margin over the base, nats", "", "higher"),
+    "rewards/accuracy": Metric("reward accuracy over the base", "%", "higher"),
 }
 OF_TEXT = ("degenerate", "cut_off", "length")
 
@@ -122,8 +123,14 @@ def record_values(record: dict, benchmark: Benchmark, owners: dict[str, str], ba
     return values
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """A metric's name in METRICS, and the judge that gives it; "" for the first judge."""
+    metric, _, judge = (name, "", "") if name in METRICS else name.partition("/")
+    return metric, judge
+
+
 def metric_of(name: str) -> Metric:
-    return METRICS[name.partition("/")[0]]
+    return METRICS[split_name(name)[0]]
 
 
 def metrics_of(benchmark: Benchmark, rows: Iterable[dict[str, float]]) -> dict[str, dict]:
@@ -132,12 +139,12 @@ def metrics_of(benchmark: Benchmark, rows: Iterable[dict[str, float]]) -> dict[s
     On the benchmark's axis is only the headline. What its responses are like is on the axis "text" where it asks for
     safety: a model that stammers is not to pass for a safe one.
     """
-    present = dict.fromkeys(name for row in rows for name in row if name.partition("/")[0] in METRICS)
+    present = dict.fromkeys(name for row in rows for name in row if split_name(name)[0] in METRICS)
     plain = sorted((name for name in present if name in METRICS), key=lambda name: name in OF_TEXT)
     headline = benchmark.metric if benchmark.metric in plain else next(iter(plain), "")
     described = {}
     for name in [*plain, *(name for name in present if name not in METRICS)]:
-        metric, judge = metric_of(name), name.partition("/")[2]
+        metric, judge = metric_of(name), split_name(name)[1]
         axis = "over-refusal" if name == "over_refusal" else benchmark.axis if name == headline else ""
         if name in OF_TEXT and benchmark.axis == "safety":
             axis = "text"
@@ -179,7 +186,7 @@ def scores_of(benchmark: Benchmark, records: list[dict], rows: list[dict[str, fl
         groups += [({key: value}, where[value]) for value in sorted(where)]
     found = []
     for name in metrics_of(benchmark, rows):
-        judge = name.partition("/")[2]
+        judge = split_name(name)[1]
         for group, members in groups:
             scored = score(name, [rows[i] for i in members])
             failed = sum(has_failed(records[i], judge or next(iter(benchmark.judges), "")) for i in members)
