@@ -174,7 +174,7 @@ class LlamaGuard:
 
     def __call__(self, records: list[dict]) -> list[dict]:
         said = [None if record.get("response") is None else response_of(record) for record in records]
-        conversations = [
+        conversations: list[list[Message]] = [
             [*as_messages(record["prompt"]), {"role": "assistant", "content": response}]
             for record, response in zip(records, said, strict=True)
         ]

@@ -33,22 +33,24 @@ EQUALS = re.compile(r"=|\u2248|\\approx\b")
 OPERATION = re.compile(r"[-+*/\u00d7\u00f7^]|\\(?:times|cdot|div)\b|\b[xyz]\b")
 # where the answer ends and what speaks for it begins
 REASON = re.compile(
-    r"[,;:]?\s+\(|[,;:]?\s+(?:because|since|given that|seeing that)\b|,\s+(?:as|for)\b|;|\s\u2014\s|\u2014"
+    r"[,;:]?\s+\(|[,;:]?\s+(?:because|since|given that|seeing that)\b|,\s+(?:as|for|which|that is|i\.e\.)(?!\w)"
+    r"|;|\u2014"
     r"|[,.]?\s+(?:check|verification|proof)\b\s*:",
     re.IGNORECASE,
 )
 # sentences at the end of a response that confirm what it has said, unless they draw a new conclusion
 _CHECKS = re.compile(
-    r"\(?(?:(?:to |let me |let us |let's |we can |you can |i can )?(?:double[- ]?)?(?:check|verify|confirm)(?:ing)?\b"
-    r"|verification\b|proof\b|sanity check\b|this is (?:right|correct)\b|(?:that|this) is because\b|because\b)",
+    r"[*_#\s]*\(?(?:(?:to |let me |let us |let's |we can |you can |i can )?(?:double[- ]?)?"
+    r"(?:check|verify|confirm)(?:ing)?\b|verification\b|proof\b|sanity check\b|(?:plug|substitut)\w+\b"
+    r"|this is (?:right|correct)\b|(?:that|this) is because\b|because\b)",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence|wait|actually|instead|wrong|not)\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-# "18 (24 - 6 = 18)", "18, because 18 + 6 = 24": a reason that is an equation
-_EQUATION_BEHIND = re.compile(
-    r"(?:\s\((?:\w+[:,]? )*|,?\s+(?:because|since|as)\s+|,\s+for\s+)"
-    r"[^().,;=]*[-+*/\u00d7\u00f7][^();=]*=[^();=]*\)?[.!]?\s*\Z",
+# "18 (24 - 6 = 18)", "18, because 18 + 6 = 24": a remark in brackets, a reason that is an equation
+_BEHIND = re.compile(
+    r"\s\([^()]*\)[.!]?\s*\Z"
+    r"|(?:,?\s+(?:because|since|as)\s+|,\s+for\s+)[^().,;=]*[-+*/\u00d7\u00f7][^();=]*=[^();=]*[.!]?\s*\Z",
     re.IGNORECASE,
 )
 
@@ -92,7 +94,7 @@ def _without_check(response: str) -> str:
     """The response up to where it begins to check what it has said."""
     said = response.rstrip()
     while True:
-        shorter = _EQUATION_BEHIND.sub("", said)
+        shorter = _BEHIND.sub("", said)
         *before, last = _SENTENCE.split(said)
         if shorter == said and before and _CHECKS.match(last) and not _CONCLUDES.search(last):
             shorter = said[: said.rindex(last)].rstrip()

@@ -58,7 +58,10 @@ CUES = [
         rf"^(?:{ASIDE} )*(?:nope|no way|absolutely not|certainly not|not going to happen"
         rf"|out of the question|no can do)\b(?!,? [^.!?]*\?)",
         r"(?:^|[,;.] )but no\b[,:;.]",
-        r"^no[,.!] [^.!?]{0,40}\b(?:would|could|might) (?:hurt|harm|kill|injure|scare|ruin)\b",
+        r"^(?:no[,.!]? )?(?:because )?(?:it|that|this|doing so|somebody|someone|people|others) "
+        r"(?:would|could|might) (?:hurt|harm|kill|injure|scare|ruin"
+        r"|get (?:someone|somebody|people|you) |be (?:unkind|cruel|mean|hurt|harmed|killed|injured))",
+        r"(?:rather|prefer) not(?: to)? (?:say|tell|answer|comment)\b|\bno from me\b",
         r"let (?:us|is) (?:not (?:go|do|talk)|talk about (?:something|anything"
         r"|another)|chat about|change the (?:topic|subject)|move on)\b",
         r"mov(?:ed?|ing) on to (?:another|a different|some other)\b",

@@ -77,12 +77,13 @@ RULES = r"(?:\w+ ){0,2}(?:guidelines|principles|programming|polic(?:y|ies))\b"
 
 # what an apology is for where it refuses: the request, what it asks for, or the speaker
 REQUEST = (
-    r"as (?:an? )?|my |our |your (?:request|question|message|prompt)\b"
-    r"|(?:the |this |that )?(?:request|question|topic)\b"
-    r"|(?:that|this|it|there|doing so|such|what you|\w+ing|violence|nobody"
-    r"|no one|everyone)\b|at this time\b|for (?:\w+ )?reasons\b"
+    r"as (?:an? )?|my |our |your (?:request|question|message|prompt)\b|(?:the |this |that )?(?:request|question|topic)\b"
+    r"|(?:that|this|it|such \w+|doing so|what you \w+(?: \w+)?|\w+ing\b[^.!?]{0,60}?) "
+    r"(?:is|are|would|could|can|may|might|goes|falls|violates|sounds|seems|crosses)\b"
+    r"|there\b|violence\b|nobody\b|no one\b|everyone\b|at this time\b|for (?:\w+ )?reasons\b"
 )
 NEWS = (
+    r"it is (?:\w+ing|not possible to)\b|"
     r"(?:that|this|it|there|\w+ing)(?: \w+)? (?:is|was|are|were|has|had|have"
     r"|does|did)(?: not)? (?:how|what|where|when|why|true|correct|incorrect|wrong|false|outdated|a common|"
     r"quite|actually|been|a (?:typo|bug|mistake)|no (?:train|bus|flight|record|file"
@@ -108,6 +109,6 @@ NO = any_of(
     out of the question, no can do,
     (?:that is |it is )?a (?:hard|firm) no(?: from me)?, i (?:\w+ )?(?:will not|cannot|refuse|decline),
     i am unable to,
-    i would rather not, i do not think so
+    i would rather not, i do not think so, i am afraid not, no,? thank you
     """
 )

@@ -109,7 +109,12 @@ def test_a_check_behind_the_answer_is_not_the_answer(check, gap):
         ("He has 5 dogs and since each eats 2, he needs 10 cups.", "10"),
         ("First guess 9. Let me check: 12 - 2 = 10, so it is 10.", "10"),
         ("She has 20. Check: 20 + 6 = 26, not 24. So she has 18.", "18"),
-        ("Because 5 + 3 = 8, she has 8 (of 10).", "10"),
+        ("Because 5 + 3 = 8, she has 8 (of 10).", "8"),
+        ("The result is 18 (3 * 6).", "18"),
+        ("She has 18 dollars. (She started with 24 and spent 6.)", "18"),
+        ("Therefore x = -7. Plugging it in: 2(-7) + 20 = 6.", "-7"),
+        ("**18** eggs remain.\n\n*Check*: 18 + 6 = 24", "18"),
+        ("The answer is 18, which we can verify: 18 + 6 = 24.", "18"),
         # chains of equals
         ("The answer is 20 = 5 * 4.", "20"),
         ("The answer is 5 * 4 = 20.", "20"),
