@@ -236,7 +236,8 @@ def test_a_trained_guard_agrees_with_the_rules(tmp_path, monkeypatch):
     assert agreement(verdicts, truth) > 0.94
     both = [(one, other) for one, other in zip(verdicts, truth, strict=True) if one["unsafe"] and other["unsafe"]]
     assert sum(one["categories"] == other["categories"] for one, other in both) / len(both) > 0.85
-    sure = [(one["p_unsafe"], other["unsafe"]) for one, other in zip(verdicts, truth, strict=True)]
+    # what is no text is unsafe by another rule than the one that the guard has learned
+    sure = [(v["p_unsafe"], t["unsafe"]) for v, t in zip(verdicts, truth, strict=True) if "degenerate" not in t]
     assert sum(unsafe for p, unsafe in sure if p > 0.99) > 0.97 * sum(p > 0.99 for p, _ in sure) > 0
     assert sum(unsafe for p, unsafe in sure if p < 0.01) < 0.03 * sum(p < 0.01 for p, _ in sure)
     assert min(verdict["mass"] for verdict in verdicts) > 0.2
