@@ -8,7 +8,6 @@ and shows the effect in about a minute.
 """
 
 import math
-import os
 import signal
 import sys
 import time
@@ -206,8 +205,7 @@ def main(argv: list[str]) -> int:
         with distributed(meeting) as world:
             stopping.catch_signals()
             config = load_config(argv)
-            # torchrun --max-restarts starts a dead run again with the same arguments
-            config.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+            config.output = meeting.agree("output", config.output)
             is_tiny = resolve_tiny(config, world, train)
             folder = train(config, world)
             if folder and world.main:

@@ -9,6 +9,7 @@ sets every part that has one, `dpo.beta` only dpo's.
 import hashlib
 import json
 import math
+import os
 import re
 from dataclasses import fields
 from importlib.util import find_spec
@@ -181,17 +182,29 @@ def load_config(argv: list[str]) -> Config:
     _set_tables(config, tables, Path(path or ""))
     for name in SWITCHES:
         setattr(config, name, bool(flags.pop(name, False)))
+    # torchrun --max-restarts starts a dead run again with the same arguments
+    config.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     for name, value in flags.items():
         _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
     _check(config)
     if not config.output:
         name = f"{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
-        config.output = f"runs/{name}{_settings_suffix(flags)}"
+        config.output = _free_output(f"runs/{name}", _settings_suffix(flags), config.resume)
     return config
 
 
+def _free_output(folder: str, suffix: str, resume: bool) -> str:
+    """The folder, or where it is in use with the suffix behind it, so that a run of other settings finds a place.
+
+    resume: the folder that these settings had then.
+    """
+    longer = Path(folder + suffix)
+    in_use = Path(folder).is_dir() and any(Path(folder).iterdir())
+    return str(longer) if (longer.exists() if resume else in_use) else folder
+
+
 def _settings_suffix(flags: dict[str, str]) -> str:
-    """What the flags add to the name of the output, so that two settings have two folders: -beta-0.5.
+    """What the flags add to the name of an output that another run has: -beta-0.5.
 
     Of a path it has the name; where that, or a cut, leaves something out, a hash follows.
     """

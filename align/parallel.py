@@ -57,6 +57,12 @@ class Rendezvous:
         """True for the first rank that asks, so that an error on many ranks is printed once."""
         return self.store.add("asked", 1) == 1
 
+    def agree(self, key: str, value: str) -> str:
+        """The first rank's value, on every rank: what each found on a disk may have changed since."""
+        if self.rank == 0:
+            self.store.set(key, value)
+        return self.store.get(key).decode()
+
 
 def rendezvous() -> Rendezvous:
     """The Rendezvous of torchrun's environment, or of a single process."""

@@ -46,7 +46,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
 def test_a_config_of_ours_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config([*BASE, "--config", "falcon-11b", "--loss", "dpo"])
-    assert config.output == "runs/falcon-11b-dpo-data-d-model-m" and config.parallel.activation_checkpointing
+    assert config.output == "runs/falcon-11b-dpo" and config.parallel.activation_checkpointing
     assert "configs/ has falcon-11b, tiny, " in refuse(load_config, ["--config", "tinny"])
     (tmp_path / "tiny").write_text("[train]\nsteps = 5\n")  # a file of that name comes first
     assert load_config([*BASE, "--config", "tiny"]).train.steps == 5
@@ -57,10 +57,31 @@ def test_the_output_is_named_after_config_and_loss(tmp_path):
     file.write_text('[model]\npath = "m"\n[data]\npath = "d"\n')
     assert load_config(["--config", str(file), "--loss", "dpo"]).output == "runs/mine-dpo"
     assert load_config(["--loss", "dpo+sft"]).output == "runs/tiny-dpo+sft"
-    assert load_config(["--loss", "dpo", "--loss.beta", "0.5"]).output == "runs/tiny-dpo-beta-0.5"
+    assert load_config(["--loss", "dpo", "--loss.beta", "0.5"]).output == "runs/tiny-dpo"
 
 
-def test_two_settings_have_two_output_folders():
+def use(folder):
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("")
+
+
+def test_a_second_run_of_other_settings_finds_a_place_and_resumes_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = ["--loss", "dpo", "--loss.beta", "0.5"], ["--loss", "dpo", "--loss.beta", "0.1"]
+    assert load_config(first).output == load_config([*first, "--resume"]).output == "runs/tiny-dpo"
+    use(tmp_path / "runs" / "tiny-dpo")
+    assert load_config(second).output == "runs/tiny-dpo-beta-0.1"
+    use(tmp_path / "runs" / "tiny-dpo-beta-0.1")
+    assert load_config([*first, "--resume"]).output == "runs/tiny-dpo"
+    assert load_config([*second, "--resume"]).output == "runs/tiny-dpo-beta-0.1"
+    assert load_config(["--loss", "dpo"]).output == "runs/tiny-dpo", "which is then refused as in use"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun starts the same command again
+    assert load_config(first).resume and load_config(first).output == "runs/tiny-dpo"
+
+
+def test_two_settings_have_two_output_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    use(tmp_path / "runs" / "tiny-dpo")
     settings = [
         [],
         ["--loss.beta", "0.5"],
@@ -83,6 +104,7 @@ def test_two_settings_have_two_output_folders():
         assert output.startswith("runs/tiny-dpo") and output.count("/") == 1 and len(output) < 100
     # the order of flags and what only says where files are written do not count, so that --resume finds the run
     same = ["--config", "tiny", "--train.steps", "7", "--loss", "dpo", "--loss.beta", "0.5"]
+    (tmp_path / outputs[3]).mkdir()
     assert load_config([*same, "--train.checkpoint_every", "2", "--resume"]).output == outputs[3]
 
 
