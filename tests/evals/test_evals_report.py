@@ -129,9 +129,8 @@ def test_what_responses_are_like_stands_beside_safety(tmp_path):
     text = (tmp_path / "report.html").read_text()
     scores = text[text.index('id="scores"') : text.index('id="figures"')]
     assert scores.index("plain: safe") < scores.index("plain: degenerate responses") < scores.index("chores: helpful")
-    assert "neither way is better" in scores
     (words,) = [row for row in tables.all_rows(made) if row.metric == "length"]
-    assert words.verdict(words.cells[1]) == ""  # longer is neither better nor worse
+    assert words.direction == words.verdict(words.cells[1]) == ""  # longer is neither better nor worse
 
 
 def test_verdict_takes_the_p_of_the_summary_where_it_has_one():
