@@ -183,14 +183,14 @@ def table(rows: list[Row]) -> str:
             lines.append(f"| {row['implementation']} | did not run: {row['failed'][:80]} | | | | | | |")
             continue
         error = ", ".join(f"{e:.0e}" for e in row["errors"].values())
+        margin = f"{row['margin_nats']:.0e}" if "margin_nats" in row else ""
         if not row["parity"]:
-            lines.append(f"| {row['implementation']} | {error}: **too far off, not timed** | | | | | | |")
+            lines.append(f"| {row['implementation']} | {error}: **too far off, not timed** | {margin} | | | | | |")
             continue
         times = " | ".join(f"{1e3 * row['seconds'][part]:.3g}" for part in ("forward", "backward", "both"))
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else "?"
         peaks = row["peak_mib"]
         peak = "?" if peaks is None else f"{peaks['forward']:.0f} / {peaks['backward']:.0f}"
-        margin = f"{row['margin_nats']:.0e}" if "margin_nats" in row else ""
         lines.append(f"| {row['implementation']} | {error} | {margin} | {times} | {ratio} | {peak} |")
     return "\n".join(lines)
 
