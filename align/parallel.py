@@ -108,6 +108,13 @@ def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)
 
 
+def checkpoint_blocks(model: Decoder) -> None:
+    """Activation checkpointing: every block computes its activations again in backward."""
+    for block in model.blocks:
+        # inside FSDP's hooks: the recomputation runs on weights that the backward pass has already gathered
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
 def shard(model: Decoder, dtype: torch.dtype, activation_checkpointing: bool = False) -> Decoder:
     """Shard a model's parameters over all ranks, in place: one group per block, one for the head, one for the rest.
 
@@ -116,9 +123,7 @@ def shard(model: Decoder, dtype: torch.dtype, activation_checkpointing: bool = F
     compute are summed in float32.
     """
     if activation_checkpointing:
-        for block in model.blocks:
-            # inside FSDP's hooks: the recomputation runs on weights that the backward pass has already gathered
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        checkpoint_blocks(model)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype == torch.bfloat16 else None)
     for block in model.blocks:
         fully_shard(block, mp_policy=policy)

@@ -5,11 +5,12 @@ A record is rewritten as its numbers come, so that a run which is cut short leav
 
 import datetime
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from align.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks"
@@ -45,11 +46,9 @@ def write(file: Path, record: dict[str, Any]) -> None:
     """Write a record under a temporary name and rename it."""
     assert tuple(record) == KEYS, tuple(record)
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
     lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in KEYS[:-1]]
     rows = ",\n  ".join(json.dumps(row) for row in record["numbers"])  # a row a line, so that a diff shows what moved
-    beside.write_text("{" + ",\n ".join([*lines, f'"numbers": [\n  {rows}\n ]']) + "}\n", encoding="utf-8")
-    beside.replace(file)
+    write_text(file, "{" + ",\n ".join([*lines, f'"numbers": [\n  {rows}\n ]']) + "}\n")
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -58,10 +57,6 @@ def read(file: Path) -> dict[str, Any]:
         record = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ValueError(f"{file}: not a readable record ({problem})") from None
-    if not isinstance(record, dict) or missing_keys(record):
+    if not isinstance(record, dict) or not set(KEYS) <= record.keys():
         raise ValueError(f"{file}: not a record; it must have {', '.join(KEYS)}")
     return record
-
-
-def missing_keys(record: dict[str, Any]) -> list[str]:
-    return [key for key in KEYS if key not in record]

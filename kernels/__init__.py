@@ -50,8 +50,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 def choose_logp(dtype: torch.dtype, device: torch.device) -> str:
     """What "auto" means: triton on a card on which these kernels have passed their tests (evidence.py), else chunked."""
-    served = dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return "triton" if served and not evidence.why_not("logp", device) else "chunked"
+    return "triton" if evidence.serve("logp", dtype, device) else "chunked"
 
 
 def resolve_impls(logp: str, pointwise_impl: str, dtype: torch.dtype, device: torch.device) -> tuple[str, str]:

@@ -15,6 +15,7 @@ import torch
 
 ROOM = Path(__file__).resolve().parent
 FILE = ROOM / "evidence.json"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that the kernels know
 SOURCES = {  # what decides the machine code of each kind of kernel
     "logp": ("triton/logp.py", "triton/logp_kernels.py", "triton/tiles.py"),
     "pointwise": ("triton/pointwise.py", "triton/logp_kernels.py"),
@@ -42,6 +43,11 @@ def missing(kind: str, card: str, triton: str, entries: list[dict[str, str]]) ->
     if triton not in {entry["triton"] for entry in entries}:
         return f"the Triton kernels' tests passed on {card} under Triton {entries[0]['triton']}, not {triton}"
     return ""
+
+
+def serve(kind: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `auto` takes the Triton kernels of a kind for tensors of this dtype on this device."""
+    return dtype in DTYPES and not why_not(kind, device)
 
 
 @functools.cache

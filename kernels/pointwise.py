@@ -31,8 +31,7 @@ def use_triton(impl: str, *tensors: Tensor) -> bool:
 
 def choose_pointwise(dtype: torch.dtype, device: torch.device) -> str:
     """What "auto" means: triton on a card on which these kernels have passed their tests (evidence.py), else reference."""
-    served = dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return "triton" if served and not evidence.why_not("pointwise", device) else "reference"
+    return "triton" if evidence.serve("pointwise", dtype, device) else "reference"
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, impl: str = "auto") -> Tensor:

@@ -45,7 +45,8 @@ class Batch:
 def collate(groups: Sequence[Group], pad_id: int, n_real: int | None = None) -> Batch:
     """A Batch of groups that share one K; the first n_real of them are real (default: all)."""
     K = len(groups[0].response_ids)
-    rows = [(len(g.prompt_ids), g.prompt_ids + response) for g in groups for response in g.response_ids]
+    unpacked = [(g.prompt_ids, g.response_ids) for g in groups]
+    rows = [(len(prompt), prompt + response) for prompt, responses in unpacked for response in responses]
     T = max(len(ids) for _, ids in rows)
     ids = torch.full((len(rows), T), pad_id, dtype=torch.int64)  # (N*K, T)
     mask = torch.zeros((len(rows), T), dtype=torch.bool)  # (N*K, T)
@@ -149,7 +150,7 @@ class Dataset:
 
     def tokens_per_prompt(self, indices: Sequence[int]) -> float:
         """Tokens of the preferred response, averaged over a global batch. Every rank knows it without asking the others."""
-        return sum(len(self.groups[i].response_ids[0]) for i in indices) / len(indices)
+        return sum(self.groups[i].response_lengths[0] for i in indices) / len(indices)
 
     def n_tokens(self, indices: Sequence[int]) -> int:
         """All tokens of a global batch, prompts counted once for each response, padding not at all."""

@@ -56,15 +56,26 @@ class Group:
     label: bool | None = None
     where: str = ""
 
+    # lengths are asked for in every step, and need no list of the ids
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.__dict__["prompt_ids"])
+
+    @property
+    def response_lengths(self) -> list[int]:  # K
+        return [len(ids) for ids in self.__dict__["response_ids"]]
+
     @property
     def length(self) -> int:
         """Tokens of its longest row."""
-        return len(self.prompt_ids) + max(map(len, self.response_ids))
+        return self.prompt_length + max(self.response_lengths)
 
     @property
     def n_tokens(self) -> int:
         """Tokens of all its rows, padding left out."""
-        return len(self.response_ids) * len(self.prompt_ids) + sum(map(len, self.response_ids))
+        lengths = self.response_lengths
+        return len(lengths) * self.prompt_length + sum(lengths)
 
 
 @dataclass(frozen=True)
@@ -153,9 +164,9 @@ def encode_rows(
     if not groups:
         raise UserError(f"no row is left to train on: {n_read} read, {describe(dropped)}")
     lengths = {
-        "prompt": [len(g.prompt_ids) for g in groups],
-        "response": [len(r) for g in groups for r in g.response_ids],
-        "prompt + response": [len(g.prompt_ids) + len(r) for g in groups for r in g.response_ids],
+        "prompt": [g.prompt_length for g in groups],
+        "response": [n for g in groups for n in g.response_lengths],
+        "prompt + response": [g.prompt_length + n for g in groups for n in g.response_lengths],
     }
     counts = (prompts_truncated, responses_truncated, spelled_special)
     unread = tuple(dict.fromkeys(one_line(key) for row in rows for key in row.extra))

@@ -5,18 +5,16 @@ head on the responses, three times (forward, and twice that backward), and once 
 checkpointing or a kernel computes again does not count. It is a share of the datasheet's peak, where the card is known.
 """
 
-import functools
 from typing import NamedTuple
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from align.data.batches import Batch
 from align.losses import build_loss
 from align.models import Decoder, build_model
 from align.models.falcon import FalconConfig
 from align.optim import build_optimizer
-from align.parallel import World, distributed, gather, shard
+from align.parallel import World, checkpoint_blocks, distributed, gather, shard
 from align.reference import CachedReference, LiveReference, Reference
 from align.sections import OptimSection
 from benchmarks.gpu import models
@@ -81,8 +79,8 @@ def make(config: FalconConfig, world: World, stored: torch.dtype) -> Decoder:
 def recompute(model: Decoder, on: bool) -> None:
     for block in model.blocks:
         block.__dict__.pop("forward", None)
-        if on:
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    if on:
+        checkpoint_blocks(model)
 
 
 def run(size: str, world: World) -> None:
