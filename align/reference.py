@@ -110,7 +110,7 @@ def build_reference(
     return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data, world))
 
 
-def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
+def cache_key(model_folder: Path, groups: Sequence[Group], arithmetic: str) -> str:
     """A hash of what a reference log-prob depends on: weights, config, the exact token ids, how it is computed."""
     digest = hashlib.sha256(f"{KEPT} {arithmetic} {fingerprint(groups)}".encode())
     for file in sorted([model_folder / "config.json", *model_folder.glob("*.safetensors")]):
