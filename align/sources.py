@@ -57,9 +57,7 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
     return dataset
 
 
-def load_groups(
-    config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World
-) -> tuple[Groups, str | None]:
+def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World) -> tuple[Groups, str | None]:
     """A preference file as token ids, checked against what the loss needs, and Dataset.template. Says what it read."""
     options = config.data
     rows, dropped = read_rows(path, options.bad_rows)

@@ -67,7 +67,7 @@ def test_groups_read_as_what_they_were_made_of(K):
     with pytest.raises(IndexError):
         Groups(plain)[30]
     for odd in (scored[1], labelled[1], replace(plain[1], response_ids=[[1]] * (K + 1))):
-        with pytest.raises(ValueError, match="pairs.jsonl:2"):
+        with pytest.raises(ValueError, match=r"pairs\.jsonl:2"):
             Groups([plain[0], odd])
 
 
