@@ -98,20 +98,22 @@ def taught_and_exported(source, rows, template, tmp_path, name):
     return [group.prompt_ids for group in groups], model
 
 
-@pytest.mark.parametrize("chat_template", ["the folder's", "none"])
-@pytest.mark.parametrize("template", ["none", "auto", "chat", "FILE"])
+@pytest.mark.parametrize(
+    "template, chat_template",
+    [("none", True), ("auto", True), ("auto", False), ("chat", True), ("chat", False), ("FILE", True)],
+)
 def test_prompts_are_put_as_training_put_them(template, chat_template, folder, tmp_path):
     """By who asks the exported model, and by a second training on it."""
     (tmp_path / "mine.jinja").write_text(MINE)
     flag = tmp_path / "mine.jinja" if template == "FILE" else template
-    source = folder(tokenizer_config={"chat_template": None} if chat_template == "none" else {})
+    source = folder(tokenizer_config={} if chat_template else {"chat_template": None})
     dialogue = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Where is it?\n\nAssistant:"
     rows = {"string": PLAIN, "dialogue": PLAIN | {"prompt": dialogue}} | ({} if template == "none" else {"chat": CHAT})
     for name, row in rows.items():
         taught, model = taught_and_exported(source, [row], flag, tmp_path, name)
         assert encode_prompts([row["prompt"]], load_tokenizer(model)) == taught
-        again, second = taught_and_exported(model, [row], "auto", tmp_path, f"{name} again")
-        assert again == taught == encode_prompts([row["prompt"]], load_tokenizer(second))
+    again, second = taught_and_exported(model, [row], "auto", tmp_path, "again")
+    assert again == taught == encode_prompts([row["prompt"]], load_tokenizer(second))
 
 
 def test_eval_asks_with_what_training_taught(folder, tmp_path, monkeypatch):
