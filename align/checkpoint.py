@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 from align.errors import UserError, one_line
 from align.files import read_toml, to_toml, write_text
 from align.log import trim_metrics
-from align.losses import Loss
+from align.losses import Loss, loss_parameters
 from align.parallel import World
 from align.reference import LiveReference
 from align.sections import FREE_KEYS, Config
@@ -48,7 +48,9 @@ def check_output(config: Config) -> Path | None:
         return None
     if not (output / "config.toml").exists():
         return None  # killed before it began, or never begun
-    ours, theirs = flatten(config.to_dict()), flatten(read_toml(output / "config.toml"))
+    # a run that was begun before there was a key had that key's default
+    usual = flatten(Config().to_dict()) | flatten({"loss": loss_parameters(config.loss.name)})
+    ours, theirs = flatten(config.to_dict()), usual | flatten(read_toml(output / "config.toml"))
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in FREE_KEYS and ours.get(name) != theirs.get(name):
             raise UserError(
