@@ -298,9 +298,9 @@ def test_unseen_manners() -> None:
     assert len(wrong) <= 3, wrong
 
 
-def manners() -> list[tuple[bool, str]]:
-    """refusal_manners.txt: 338 responses in the manner of many models, labelled before the judge had seen them."""
-    lines = Path(__file__).with_name("refusal_manners.txt").read_text(encoding="utf-8").splitlines()
+def labelled(name: str) -> list[tuple[bool, str]]:
+    """The responses of a file beside this one, labelled before the judge had seen them."""
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines]
     return [(label == "R", text.replace("\\n", "\n")) for label, _, text in rows]
 
@@ -308,10 +308,22 @@ def manners() -> list[tuple[bool, str]]:
 @pytest.mark.parametrize("split, least", [("tuned on", 0.96), ("kept aside", 0.89)])
 def test_the_manners_of_many_models(split: str, least: float) -> None:
     """Every third response was kept aside, and no cue was written for it: what it says is about other models."""
-    rows = [row for i, row in enumerate(manners()) if (i % 3 == 2) == (split == "kept aside")]
+    rows = [row for i, row in enumerate(labelled("refusal_manners.txt")) if (i % 3 == 2) == (split == "kept aside")]
     right = [is_refusal(text) == refused for refused, text in rows]
     assert len(rows) == {"tuned on": 226, "kept aside": 112}[split]
     assert sum(right) / len(right) >= least
+
+
+@pytest.mark.parametrize("split, least", [("tuned on", 25), ("kept aside", 9)])
+def test_refusals_that_never_say_no(split: str, least: int) -> None:
+    """Pairs of a refusal and a harmless response that opens alike; every third pair was kept aside."""
+    rows = labelled("refusal_morals.txt")
+    pairs = [
+        pair for i, pair in enumerate(zip(rows[::2], rows[1::2], strict=True)) if (i % 3 == 2) == (split != "tuned on")
+    ]
+    assert all(first[0] and not second[0] for first, second in pairs)
+    assert [text for _, (_, text) in pairs if is_refusal(text)] == []
+    assert sum(is_refusal(text) for (_, text), _ in pairs) >= least
 
 
 @pytest.mark.parametrize(
