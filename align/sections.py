@@ -113,7 +113,18 @@ class ParallelSection:
         "dtype of compute; parameters and reductions stay float32. auto: bfloat16 on GPUs",
         ("auto", "float32", "bfloat16"),
     )
-    activation_checkpointing: bool = key(False, "recompute blocks in backward: less memory, a third more time")
+    checkpointing: str = key(
+        "none",
+        "compute blocks again in backward, for less memory: all of a block (full, a third more time), or all but its "
+        "attention (selective)",
+        ("none", "selective", "full"),
+    )
+    compile: str = key(
+        "auto", "torch.compile of blocks; auto: off, until a card has shown that it pays", ("auto", "on", "off")
+    )
+    replicate: int = key(
+        1, "copies of the model, each sharded over its part of the processes; 1 where they all fit one node", at_least=1
+    )
 
 
 @dataclass
