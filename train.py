@@ -34,7 +34,7 @@ from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, peak_memory_mib, step_metrics
 from align.models import build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
-from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
+from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan import describe_length, describe_plan
 from align.reference import LiveReference, Reference, build_reference
 from align.sections import Config, settle_length
@@ -49,6 +49,8 @@ def train(config: Config, world: World) -> Path | None:
 
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
+    if not config.plan:
+        check_ranks(config.parallel, world)
     loss = build_loss(config.loss.name, **config.loss.parameters)
     # the plan of a Hub model takes its description alone
     weights = not config.plan or Path(config.model.path).exists()
@@ -75,7 +77,7 @@ def train(config: Config, world: World) -> Path | None:
             print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
         return None
     reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
-    model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
+    model = load_sharded(source, world, dtype, torch.float32, config.parallel)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
