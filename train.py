@@ -71,10 +71,11 @@ def train(config: Config, world: World) -> Path | None:
         if world.main:
             print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
         return None
-    reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel.dtype, world.device)
-    model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
+    checkpointing = config.parallel.activation_checkpointing
+    model = load_sharded(source, world, dtype, torch.float32, checkpointing, config.lora, config.train.seed)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+    reference = build_reference(config, source, model, data, loss.token_inputs, world) if loss.needs_reference else None
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
     run = Run(model, optimizer, loss, moving, data.id)

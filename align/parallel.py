@@ -20,7 +20,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
-from align.models import Decoder, build_model, load_weights, read_config
+from align.models import Decoder, add_adapters, build_model, init_adapters, load_weights, read_config
+from align.sections import LoraSection
 
 
 @dataclass(frozen=True)
@@ -158,15 +159,27 @@ def gather(parameter: Tensor) -> Tensor:
 
 
 def load_sharded(
-    folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, activation_checkpointing: bool = False
+    folder: Path,
+    world: World,
+    dtype: torch.dtype,
+    stored: torch.dtype,
+    activation_checkpointing: bool = False,
+    lora: LoraSection | None = None,
+    seed: int = 0,
 ) -> Decoder:
     """A model whose parameters are sharded from the start: every rank reads only its rows from the checkpoint.
 
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
+    lora, seed: adapters, where its rank is not 0, fresh ones from the seed; everything else is then frozen.
     """
-    model = build_model(read_config(folder), "meta", stored)
+    if lora is None or not lora.rank:
+        model = build_model(read_config(folder), "meta", stored)
+    else:
+        model = build_model(read_config(folder), "meta", dtype)
+        add_adapters(model, lora.rank, lora.alpha, lora.targets)
     shard(model, dtype, activation_checkpointing)
     model.to_empty(device=world.device)
     model.tie()  # to_empty gives every module its own parameter
     load_weights(model, folder, local=local_rows)
+    init_adapters(model, seed, local_rows)
     return model

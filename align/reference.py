@@ -6,10 +6,9 @@ sharded copy of the model computes them in every step; more memory and time, not
 for the methods that compare them. Moving: a live copy that follows the policy, TR-DPO (arXiv 2404.09656).
 """
 
-import gc
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from align.data.encode import Group, fingerprint
 from align.files import atomic
 from align.kernels import resolve_impls
 from align.logps import response_sums
-from align.models import Decoder
+from align.models import Decoder, adapters_off
 from align.parallel import World, compute_dtype, gather, load_sharded, reshard
 
 KEPT = ("logps", "shared_logps")  # what a cache has of every response
@@ -68,7 +67,8 @@ class LiveReference:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> ReferenceNumbers:
-        sums = response_sums(self.model, batch, KEPT, states=self.distributions)
+        with adapters_off(self.model):
+            sums = response_sums(self.model, batch, KEPT, states=self.distributions)
         numbers = ReferenceNumbers(sums["logps"], sums["shared_logps"])
         if self.head is not None:
             self.head = self.head.to(sums["states"].dtype)  # once, in the dtype of compute
@@ -89,25 +89,32 @@ Reference = CachedReference | LiveReference
 
 
 def build_reference(
-    config: Config, model_folder: Path, data: Dataset, tokens: Sequence[str], world: World
+    config: Config, model_folder: Path, policy: Decoder, data: Dataset, tokens: Sequence[str], world: World
 ) -> Reference:
-    """The reference of a run, by --reference.mode. tokens: the token-level inputs of its loss."""
+    """The reference of a run, by --reference.mode. tokens: the token-level inputs of its loss.
+
+    policy: what is about to be trained, before its first step or the checkpoint that it goes on from: the reference
+    itself, which fills a cache. With adapters it is the reference for good, with these off.
+    """
     dtype = compute_dtype(config.parallel.dtype, world.device)
-    moving = config.reference.mode == "moving"
-
-    def load() -> Decoder:
-        # a frozen model can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a
-        # moving one would be lost to its rounding
-        model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
-        model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
-        return model.requires_grad_(False).eval()
-
     if config.reference.mode != "cached":
-        return LiveReference(load(), distributions="kl" in tokens)
+        model = policy if config.lora.rank else load_frozen(config, model_folder, world)
+        return LiveReference(model, distributions="kl" in tokens)
     implementations = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
     arithmetic = " ".join((str(dtype), world.device.type, *implementations))
     key = cache_key(model_folder, data.groups, arithmetic) if world.main else ""
-    return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data, world))
+    return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", policy, data, world))
+
+
+def load_frozen(config: Config, model_folder: Path, world: World) -> Decoder:
+    """A copy of the model that is not trained."""
+    dtype = compute_dtype(config.parallel.dtype, world.device)
+    # it can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a moving one would
+    # be lost to its rounding
+    stored = torch.float32 if config.reference.mode == "moving" else dtype
+    model = load_sharded(model_folder, world, dtype, stored)
+    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+    return model.requires_grad_(False).eval()
 
 
 def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
@@ -119,7 +126,7 @@ def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: World) -> Tensor:
+def cached_sums(file: Path, model: Decoder, data: Dataset, world: World) -> Tensor:
     """The table (prompts, K, 2) of what KEPT names, NaN where never computed.
 
     Reads what `file` has, computes what the run will visit and the file lacks, and writes it back. Only rank 0 touches the
@@ -137,7 +144,7 @@ def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: W
         return table
     if world.main:
         print(f"reference: log-probs of {len(missing)} prompts to compute, kept in {file}", flush=True)
-    reference = LiveReference(load(), distributions=False)
+    reference = LiveReference(model, distributions=False)
     for start in tqdm(
         range(0, len(missing), SAVED_TOGETHER), "reference", disable=not (world.main and sys.stderr.isatty())
     ):
@@ -155,6 +162,4 @@ def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: W
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic(file) as part_file:
                 save_file({"sums": table.cpu()}, part_file)
-    del reference
-    gc.collect()  # a sharded model is full of reference cycles, and the policy needs the memory
     return table

@@ -18,6 +18,7 @@ from align.models.falcon import Falcon, FalconConfig
 from align.models.folder import resolve_model
 from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
+from align.models.lora import add_adapters, adapters, adapters_off, count_parameters, init_adapters, own_weights
 
 __all__ = [
     "BertConfig",
@@ -32,11 +33,17 @@ __all__ = [
     "LogProbHead",
     "RobertaConfig",
     "TokenStats",
+    "add_adapters",
+    "adapters",
+    "adapters_off",
     "build_model",
     "check_weights",
+    "count_parameters",
+    "init_adapters",
     "init_weights",
     "load_model",
     "load_weights",
+    "own_weights",
     "read_any_config",
     "read_config",
     "resolve_model",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,7 @@ class Decoder(nn.Module):
 
     config: DecoderConfig
     lm_head: LogProbHead
+    targets: ClassVar[dict[str, tuple[str, ...]]]  # what --lora.targets calls some of a block's linear maps
 
     @property
     def embedding(self) -> nn.Embedding:
