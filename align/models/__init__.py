@@ -18,7 +18,7 @@ from align.models.falcon import Falcon, FalconConfig
 from align.models.folder import resolve_model
 from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
-from align.models.lora import add_adapters, adapters, adapters_off, count_parameters, init_adapters, own_weights
+from align.models.lora import adapters, adapters_off, add_adapters, count_parameters, init_adapters, own_weights
 
 __all__ = [
     "BertConfig",
@@ -33,9 +33,9 @@ __all__ = [
     "LogProbHead",
     "RobertaConfig",
     "TokenStats",
-    "add_adapters",
     "adapters",
     "adapters_off",
+    "add_adapters",
     "build_model",
     "check_weights",
     "count_parameters",

@@ -38,9 +38,9 @@ WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 def resolve_model(path: Path | str, weights: bool = True, revision: str | None = None) -> Path:
     """The folder of a model: an existing one, the model/ of a run, or that of a Hub id, fetched into the Hub's cache.
 
-    weights: False leaves the weights of a Hub id where they are. revision: of a Hub id. Raises UserError, also for a folder that holds
-    something else that is recognised (a checkpoint of a run) and for one whose files are not all there. A PEFT adapter
-    becomes a folder of links, to the files of its base and to its own.
+    A PEFT adapter becomes a folder of links, to the files of its base and to its own. weights: False leaves the weights
+    of a Hub id where they are. revision: of a Hub id. Raises UserError, also for a folder that holds something else that
+    is recognised (a checkpoint of a run) and for one whose files are not all there.
     """
     folder = Path(path)
     if folder.is_symlink() and not folder.exists():
@@ -62,10 +62,9 @@ def resolve_model(path: Path | str, weights: bool = True, revision: str | None =
 def fetch(hub_id: str, weights: bool, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
-    chosen = {"revision": revision} if revision else {}
+    patterns = [*DESCRIPTION, *([WEIGHTS] if weights else [])]
     try:
-        patterns = [*DESCRIPTION, *([WEIGHTS] if weights else [])]
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, **chosen))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except Exception as error:  # whatever the network, the Hub, the disk or a gate raises means the same to the user
         raise UserError(f"{hub_id}: no such folder, and fetching it from the Hub failed ({one_line(error)})") from None
 

@@ -31,9 +31,9 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         # float32 whatever the weight is: the small steps of a bfloat16 parameter are lost to its rounding
-        like = {"dtype": torch.float32, "device": linear.weight.device}
-        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, **like))
-        self.lora_B = nn.Parameter(torch.empty(linear.out_features, rank, **like))
+        device, dtype = linear.weight.device, torch.float32
+        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, device=device, dtype=dtype))
+        self.lora_B = nn.Parameter(torch.empty(linear.out_features, rank, device=device, dtype=dtype))
         self.alpha, self.scale = alpha, alpha / rank
         self.enabled = True
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align.errors import UserError
 from align.files import read_json, write_json
-from align.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WRAPPERS, Stored, and_more, opened
+from align.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WRAPPERS, Stored, opened
 
 PREFIX, PARTS = "base_model.model.", ("lora_A", "lora_B")
 # keys that do not change what an adapter computes, or whose meaning the tensors have already
@@ -78,7 +78,7 @@ def read_adapter(folder: Path, shapes: dict[str, list[int]]) -> dict[str, Pair]:
                     f"{shapes[f'{name}.weight']}; give the base that it was trained on"
                 )
             scale = alpha_of(name, about, folder / ADAPTER_CONFIG) / (math.sqrt(r) if about.get("use_rslora") else r)
-            pairs[f"{name}.weight"] = Pair(*(Stored(file, matrices[part]) for part in PARTS), scale)
+            pairs[f"{name}.weight"] = Pair(Stored(file, matrices["lora_A"]), Stored(file, matrices["lora_B"]), scale)
     if not pairs:
         raise UserError(f"{file}: holds no tensor")
     return pairs
@@ -111,7 +111,7 @@ def alpha_of(module: str, about: dict[str, Any], file: Path) -> float:
 
 
 def write_adapter(folder: Path, base: str, tensors: dict[str, tuple[Tensor, Tensor]], alpha: float) -> None:
-    """An adapter's folder. tensors: A (r, in) and B (out, r) of each map, by its name. base: the model's folder or Hub id."""
+    """An adapter's files. base: the model's folder or Hub id. tensors: A (r, in) and B (out, r) of each map, by its name."""
     names = {
         f"{PREFIX}{name}.{part}.weight": t
         for name, pair in tensors.items()
