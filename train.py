@@ -74,7 +74,7 @@ def train(config: Config, world: World) -> Path | None:
     dtype = compute_dtype(config.parallel.dtype, world.device)
     checkpointing = config.parallel.activation_checkpointing
     model = load_sharded(source, world, dtype, torch.float32, checkpointing, config.lora, config.train.seed)
-    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     reference = build_reference(config, source, model, data, loss.token_inputs, world) if loss.needs_reference else None
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None

@@ -26,7 +26,7 @@ from align.data.encode import Group, fingerprint
 from align.files import atomic
 from align.kernels import resolve_impls
 from align.logps import response_sums
-from align.models import Decoder, adapters_off
+from align.models import Decoder, adapters, adapters_off, model_files
 from align.parallel import World, compute_dtype, gather, load_sharded, reshard
 
 KEPT = ("logps", "shared_logps")  # what a cache has of every response
@@ -39,7 +39,7 @@ class ReferenceNumbers:
 
     ref_logps: Tensor  # (N, K)
     ref_shared_logps: Tensor  # (N, K), of each response's tokens up to the length of the prompt's shortest
-    distributions: tuple[Tensor, Tensor] | None = None  # hidden states (N*K, T-1, D) and head weight (V, D)
+    distributions: tuple[Tensor, Tensor | None] | None = None  # states (M, D), head weight (V, D) or None: the policy's
 
 
 class CachedReference:
@@ -54,16 +54,20 @@ class CachedReference:
 
 
 class LiveReference:
-    """A frozen, sharded model. With `distributions` every rank also keeps its head's weight whole."""
+    """A frozen, sharded model, or the policy itself, whose adapters are off here and whose head is never trained.
+
+    With `distributions` every rank also keeps the weight of a model's own head whole.
+    """
 
     def __init__(self, model: Decoder, distributions: bool):
         self.model, self.distributions = model, distributions
+        self.has_head = distributions and not adapters(model)
         self.refresh()
 
     def refresh(self) -> None:
         """Call after the weights have changed."""
         reshard(self.model)
-        self.head: Tensor | None = gather(self.model.lm_head.weight) if self.distributions else None  # (V, D)
+        self.head: Tensor | None = gather(self.model.lm_head.weight) if self.has_head else None  # (V, D)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> ReferenceNumbers:
@@ -72,6 +76,7 @@ class LiveReference:
         numbers = ReferenceNumbers(sums["logps"], sums["shared_logps"])
         if self.head is not None:
             self.head = self.head.to(sums["states"].dtype)  # once, in the dtype of compute
+        if self.distributions:
             numbers.distributions = (sums["states"], self.head)
         reshard(self.model)
         return numbers
@@ -113,14 +118,14 @@ def load_frozen(config: Config, model_folder: Path, world: World) -> Decoder:
     # be lost to its rounding
     stored = torch.float32 if config.reference.mode == "moving" else dtype
     model = load_sharded(model_folder, world, dtype, stored)
-    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     return model.requires_grad_(False).eval()
 
 
 def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
     """A hash of what a reference log-prob depends on: weights, config, the exact token ids, how it is computed."""
     digest = hashlib.sha256(f"{KEPT} {arithmetic} {fingerprint(groups)}".encode())
-    for file in sorted([model_folder / "config.json", *model_folder.glob("*.safetensors")]):
+    for file in model_files(model_folder):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:32]

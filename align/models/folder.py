@@ -89,6 +89,11 @@ def model_folder(folder: Path) -> Path:
     return snapshots[0] if len(snapshots) == 1 else folder
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files that decide what the model of a folder computes, sorted."""
+    return sorted(f for pattern in ("config.json", ADAPTER_CONFIG, WEIGHTS) for f in folder.glob(pattern))
+
+
 def check_files(folder: Path) -> None:
     """Raise UserError for a file that is not there, though its name is."""
     for file in sorted(folder.iterdir()):

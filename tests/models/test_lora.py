@@ -17,6 +17,7 @@ from align.models import (
     own_weights,
     read_config,
     save_model,
+    stream_of_rows,
 )
 from align.models.lora import TARGETS, merged
 
@@ -201,3 +202,15 @@ def test_the_count_is_by_hand():
 def test_an_adapter_that_is_no_thinner_than_its_map(rank):
     said = refuse(add_adapters, build_model(read_config(GOLDEN / "falcon2_11b"), "meta"), rank, 1.0, "all")
     assert said.startswith(f"lora.rank {rank}:") and "lower it" in said
+
+
+def test_whole_distributions_are_compared_through_one_head():
+    """KL(base ‖ moved) with the policy's own head for both: that of two models."""
+    model, base = adapted("llama31"), load_model(GOLDEN / "llama31", torch.float64)
+    ids = torch.randint(0, 100, (2, 9), generator=torch.Generator().manual_seed(0))
+    stream = stream_of_rows(ids, ids.roll(-1, 1), torch.ones(2, 9, dtype=torch.bool))
+    with adapters_off(model):
+        states = model(stream, states=True).states
+    found = model(stream, other=(states, None)).kl
+    wanted = model(stream, other=(base(stream, states=True).states, base.lm_head.weight)).kl
+    assert torch.equal(found, wanted) and found.min() > 0
