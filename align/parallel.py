@@ -172,11 +172,9 @@ def load_sharded(
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
     lora, seed: adapters, where its rank is not 0, fresh ones from the seed; everything else is then frozen.
     """
-    if lora is None or not lora.rank:
-        model = build_model(read_config(folder), "meta", stored)
-    else:
-        model = build_model(read_config(folder), "meta", dtype)
-        add_adapters(model, lora.rank, lora.alpha, lora.targets)
+    lora = lora or LoraSection()
+    model = build_model(read_config(folder), "meta", dtype if lora.rank else stored)
+    add_adapters(model, **vars(lora))
     shard(model, dtype, activation_checkpointing)
     model.to_empty(device=world.device)
     model.tie()  # to_empty gives every module its own parameter

@@ -106,7 +106,7 @@ def build_reference(
         model = policy if config.lora.rank else load_frozen(config, model_folder, world)
         return LiveReference(model, distributions="kl" in tokens)
     implementations = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
-    arithmetic = " ".join((str(dtype), world.device.type, *implementations))
+    arithmetic = " ".join((str(dtype), world.device.type, *implementations, config.model.attention_impl))
     key = cache_key(model_folder, data.groups, arithmetic) if world.main else ""
     return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", policy, data, world))
 
