@@ -53,7 +53,8 @@ def add_adapters(model: Decoder, rank: int, alpha: float, targets: str) -> Decod
     """Freeze a model's weights and give every linear map that `targets` names an adapter, uninitialised, in place.
 
     targets: "all" is every linear map of the blocks; of the head there is none. "attention" and "mlp-up" are those that
-    the family's `targets` lists. A rank of 0 changes nothing. Raises UserError for a rank with which an adapter would be no thinner than its map.
+    the family's `targets` lists. A rank of 0 changes nothing. Raises UserError for a rank with which an adapter would be
+    no thinner than its map.
     """
     if rank == 0:
         return model
