@@ -146,6 +146,11 @@ def on_its_base(folder: Path, weights: bool) -> Path:
     return whole
 
 
+def linked(file: Path) -> Path:
+    """The user's name of a file in a folder of links, of which each is absolute; the Hub's are not."""
+    return file.readlink() if file.is_symlink() and file.readlink().is_absolute() else file
+
+
 class Stored(NamedTuple):
     """Where a tensor is: the file, and its name there."""
 
