@@ -32,7 +32,7 @@ from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, peak_memory_mib, step_metrics
-from align.models import build_model, check_varlen, check_weights, read_config, resolve_model
+from align.models import add_adapters, build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan import describe_length, describe_plan
@@ -57,7 +57,7 @@ def train(config: Config, world: World) -> Path | None:
     source = resolve_model(config.model.path, weights)
     architecture = read_config(source, weights)
     if weights:
-        check_weights(build_model(architecture, "meta"), source)
+        check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), source)
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, architecture.vocab_size, str(source))
     settle_length(config.data, architecture.context_length)
@@ -76,9 +76,9 @@ def train(config: Config, world: World) -> Path | None:
         if world.main:
             print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
         return None
-    reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
-    model = load_sharded(source, world, dtype, torch.float32, config.parallel)
+    model = load_sharded(source, world, dtype, torch.float32, config.parallel, config.lora, config.train.seed)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
+    reference = build_reference(config, source, model, data, loss.token_inputs, world) if loss.needs_reference else None
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
     run = Run(model, optimizer, loss, moving, data.id)
