@@ -10,12 +10,13 @@ from align.kernels import IMPLEMENTATIONS
 from align.tracker import TRACKERS
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
-# they say where and how often files are written and in which dtype, and change not one number of a run
+# they say where and how often files are written, in which dtype, and when to stop, and change not one number of a run
 FREE_KEYS = (
     "output",
     "model.save_dtype",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.max_bad_steps",
     "train.tracker",
     "reference.cache",
 )
@@ -84,6 +85,9 @@ class TrainSection:
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
+    max_bad_steps: int = key(
+        0, "steps that may be left out because a number is not finite, before the run stops", at_least=0
+    )
     tracker: str = key("none", "where metrics go beside metrics.jsonl; trackio has wandb's interface", TRACKERS)
 
 
@@ -135,6 +139,9 @@ class Config:
     parallel: ParallelSection = field(default_factory=ParallelSection)
     output: str = ""
     resume: bool = False
+    override: tuple[str, ...] = ()  # keys that may differ from the run that --resume continues
+    restarted: bool = False  # by torchrun --max-restarts
+    job: str = ""  # Rendezvous.job
     plan: bool = False
 
     def to_dict(self) -> dict[str, Any]:
