@@ -36,7 +36,7 @@ from align.metrics import StepSums, peak_memory_mib, step_metrics
 from align.models import build_model, check_weights, read_config, resolve_model
 from align.nonfinite import explain_step
 from align.optim import build_optimizer, learning_rate
-from align.output import check_output, claim_output, held_output
+from align.output import check_output, check_start, claim_output, held_output
 from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan import describe_length, describe_plan
 from align.reference import LiveReference, Reference, build_reference
@@ -80,6 +80,7 @@ def train(config: Config, world: World) -> Path | None:
     dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+    check_start(config, model, source, data.steps, world)
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
     run = Run(model, optimizer, loss, moving, made_of)

@@ -28,6 +28,9 @@ from align.shards import read_shards, write_shards
 
 # what a run is made of, and what else --resume refuses to go on with
 MADE_OF = {"model": "the model's weights or config.json have", "data": "the data or its template has"}
+# of what state.json has
+KINDS: dict[str, type] = dict.fromkeys(("step", "bad_steps", "ranks", "threads"), int)
+KINDS |= dict.fromkeys(MADE_OF, str) | dict.fromkeys(("loss", "files", "tensors"), dict)
 MENDED = "that mended, the same command with --resume goes on from the newest checkpoint"
 
 
@@ -186,10 +189,24 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ValueError("state.json is missing or not readable") from None
     if not whole:
         raise ValueError("state.json has changed since it was written")
-    names = [name for name in state["files"] if Path(name).name != name]
-    if names or state["step"] != steps_of(path):
+    if not is_state(state) or state["step"] != steps_of(path):
         raise ValueError("state.json is not that of this folder")
     return state
+
+
+def is_state(state: dict[str, Any]) -> bool:
+    """Whether all that is read from state.json is of the right kind, and every file one of this folder, with a digest."""
+    try:
+        files, wheres = state["files"], state["tensors"].values()
+        return (
+            all(type(state[name]) is kind for name, kind in KINDS.items())
+            and all(Path(name).name == name and type(files[name]["sha256"]) is str for name in files)
+            and all(type(value) in (int, float) and math.isfinite(value) for value in state["loss"].values())
+            and all(type(row) is int and name in files for where in wheres for name, row in where["rows"].items())
+            and all(type(where["dtype"]) is str and type(where["shape"]) is list for where in wheres)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def check_made_of(path: Path, made_of: dict[str, str]) -> None:
@@ -212,10 +229,9 @@ def load_checkpoint(path: Path, run: Run, world: World) -> int:
         read_shards(path, saved["tensors"], tensors)
         run.loss.load_state(saved["loss"])
         run.bad_steps = saved["bad_steps"]
-        bad = next((key for key, value in run.loss.state().items() if not math.isfinite(value)), "")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be resumed from ({one_line(error)}); remove that folder") from None
-    if bad := bad or non_finite(tensors, world):
+    if bad := non_finite(tensors, world):
         raise UserError(f"{path} cannot be resumed from ({bad} is not finite); remove that folder")
     if run.moving is not None:
         run.moving.refresh()

@@ -5,7 +5,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
+
 from align.errors import UserError
+from align.models import Decoder
+from align.sections import Config
 
 
 def check_writable(flag: str, folder: Path) -> None:
@@ -28,22 +32,30 @@ def existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
 
 
-def check_room(output: Path, checkpoint: int, kept: int, model: int) -> None:
-    """Raise UserError where the disk cannot hold `kept` checkpoints, one more while it is written, and the model, in bytes.
+def check_room(config: Config, model: Decoder, steps: int) -> None:
+    """Raise UserError where --output cannot hold the checkpoints that are kept, one more while it is written, and the model.
 
-    What the run has there already counts as room.
+    model: what is trained, sharded or not. What the run has there already counts as room.
     """
-    needed = checkpoint * kept + model
+    train, output = config.train, Path(config.output)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # weights and AdamW's two moments, in float32; a reference that moves is a fourth
+    checkpoint = 4 * trained * (4 if config.reference.mode == "moving" else 3)
+    number = min(train.keep_checkpoints + 1, math.ceil(steps / (train.checkpoint_every or steps)))
+    named = config.model.save_dtype
+    dtype = (model.config.stored_dtype or torch.float32) if named == "auto" else getattr(torch, named)
+    exported = sum(p.numel() for p in model.parameters()) * dtype.itemsize
     there = existing(output)
-    written = sum(file.stat().st_size for file in output.glob("checkpoints/*/*") if file.is_file())
-    written += sum(file.stat().st_size for file in output.glob("model/*") if file.is_file())
-    free = shutil.disk_usage(there).free + written
+    written = [file for pattern in ("checkpoints/*/*", "model/*") for file in output.glob(pattern) if file.is_file()]
+    needed = checkpoint * number + exported
+    free = shutil.disk_usage(there).free + sum(file.stat().st_size for file in written)
     if needed > free:
         raise UserError(
-            f"--output {output}: {kept} checkpoints of {gib(checkpoint)} and the model of {gib(model)} need {gib(needed)}, "
-            f"and {there} has {gib(free)}; lower --train.keep_checkpoints, free some, or give another folder"
+            f"--output {output}: needs {gib(needed)}, for {number} checkpoints of {gib(checkpoint)} and the model "
+            f"of {gib(exported)}, and {there} has {gib(free)}; free some, lower --train.keep_checkpoints, or give another "
+            "folder"
         )
 
 
 def gib(size: int) -> str:
-    return f"{math.ceil(size / 2**30 * 100) / 100:.2f} GiB"
+    return f"{size / 2**30:.3g} GiB"

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from align.disk import check_writable
+from align.disk import check_room, check_writable
 from align.errors import UserError, nearest
 from align.files import read_toml, to_toml, write_text, writing
 from align.log import trim_metrics
+from align.models import Decoder
+from align.nonfinite import non_finite
 from align.parallel import World
 from align.sections import FREE_KEYS, Config
 
@@ -62,6 +64,16 @@ def check_output(config: Config) -> None:
                 f"--resume: {output} was begun with {name} = {before!r}, not {ours.get(name)!r}; give the same value, "
                 f"another --output, or --override {name} to go on with the new value"
             )
+
+
+def check_start(config: Config, model: Decoder, source: Path, steps: int, world: World) -> None:
+    """What can be known of a run's end once its model is there: that it starts finite, and that its output has room.
+
+    Every rank must call it. Raises UserError.
+    """
+    if name := non_finite(dict(model.named_parameters()), world):
+        raise UserError(f"{source}: tensor {name} holds numbers that are not finite; download the model again")
+    check_room(config, model, steps)
 
 
 def changes(config: Config) -> dict[str, Any]:

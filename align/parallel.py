@@ -51,6 +51,8 @@ class World:
 
     def gather_texts(self, text: str) -> list[str]:
         """The text of every rank, on every rank. dist.all_gather_object would pickle it, and unpickle the others'."""
+        if self.size == 1:
+            return [text]
         data = torch.tensor(list(text.encode()), dtype=torch.uint8)
         sizes = torch.zeros(self.size, dtype=torch.int64)
         sizes[self.rank] = len(data)

@@ -1,14 +1,13 @@
 """Tensors that are spread over ranks, in safetensors files that any number of ranks reads back.
 
 Every rank writes the rows that it holds into a file of its own, hashed while it is written, and rank 0 is told what is
-where. A reader takes the rows that it needs from whichever files have them. Nothing is pickled, so nothing in a file can
-run.
+where. A reader takes the rows that it needs from whichever files have them.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
@@ -56,7 +55,7 @@ def holds(tensor: Tensor, world: World) -> bool:
     """Whether this rank is the one that writes its rows: of several replicas the first does, of whole tensors rank 0."""
     if not isinstance(tensor, DTensor):
         return world.main
-    where: list[int] = tensor.device_mesh.get_coordinate() or []
+    where: Sequence[int] = tensor.device_mesh.get_coordinate() or []
     first = all(i == 0 for i, placed in zip(where, tensor.placements, strict=True) if placed.is_replicate())
     return first and tensor.to_local().numel() > 0
 

@@ -11,7 +11,7 @@ from align.evals.likelihood import choice_records, perplexity_items, perplexity_
 from align.evals.models import Candidate
 from align.evals.store import chunks, digest
 from align.evals.suites import Benchmark
-from align.generate import FAILURES, Finished, Settings, stream
+from align.generate import FAILURES, Settings, stream
 from align.models import Decoder
 from align.parallel import World
 
@@ -113,13 +113,13 @@ def generated_records(
     slots = list(prompts)
     keys = [f"{benchmark.name} {records[i]['id']}" for i in slots]  # samples must not depend on the index
     finished = [vars(done) for done in stream(model, list(prompts.values()), settings, keys, world)]
-    for done in (Finished(**found) for found in from_all_ranks(finished, world)):
-        record, ids = records[slots[done.index]], prompts[slots[done.index]]
-        if done.finish in FAILURES:
-            size = f": {len(ids)} tokens of {task.model.max_length}" if done.finish == "context" else ""
-            record["error"] = FAILURES[done.finish] + size
+    for done in from_all_ranks(finished, world):
+        record, ids = records[slots[done["index"]]], prompts[slots[done["index"]]]
+        if done["finish"] in FAILURES:
+            size = f": {len(ids)} tokens of {task.model.max_length}" if done["finish"] == "context" else ""
+            record["error"] = FAILURES[done["finish"]] + size
         else:
-            record |= {"response": done.text.strip(), "finish": done.finish}
+            record |= {"response": done["text"].strip(), "finish": done["finish"]}
     return records
 
 
