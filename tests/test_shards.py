@@ -60,14 +60,13 @@ def read(world, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, replicas, others", [(1, 1, 3), (3, 1, 2), (4, 2, 3)])
-def test_any_number_of_ranks_reads_what_another_wrote(ranks, replicas, others, tmp_path):
-    run_ranks(write, ranks, tmp_path, replicas)
+def test_any_number_of_ranks_reads_what_another_wrote(tmp_path):
+    run_ranks(write, 4, tmp_path, 2)
     where = json.loads((tmp_path / "where.json").read_text())
     held = [load_file(tmp_path / name) for name in where["files"]]
     for name, t in tensors().items():
         assert sum(part[name].numel() for part in held if name in part) == t.numel(), f"{name}: not each row once"
-    run_ranks(read, others, tmp_path)
+    run_ranks(read, 3, tmp_path)
 
 
 def run_of(model):
@@ -111,11 +110,10 @@ def test_a_plain_model_and_a_sharded_one_read_the_same_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, others", [(2, 3), (3, 1)])
-def test_a_run_goes_on_with_other_ranks(ranks, others, tmp_path):
-    run_ranks(sharded_step, ranks, tmp_path)
-    assert len(list((tmp_path / "checkpoints" / "step-000001").glob("rank-*"))) == ranks
-    run_ranks(check_resumed, others, tmp_path)
+def test_a_run_goes_on_with_other_ranks(tmp_path):
+    run_ranks(sharded_step, 2, tmp_path)
+    assert len(list((tmp_path / "checkpoints" / "step-000001").glob("rank-*"))) == 2
+    run_ranks(check_resumed, 3, tmp_path)
 
 
 def test_what_is_frozen_is_not_in_a_checkpoint(tmp_path):
