@@ -33,8 +33,7 @@ from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, peak_memory_mib, step_metrics
-from align.models import build_model, check_weights, read_config, resolve_model
-from align.nonfinite import explain_step
+from align.models import build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.output import check_output, check_start, claim_output, held_output
 from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
@@ -62,6 +61,9 @@ def train(config: Config, world: World) -> Path | None:
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, architecture.vocab_size, str(source))
     settle_length(config.data, architecture.context_length)
+    dtype = compute_dtype(config.parallel.dtype, world.device)
+    if config.model.attention_impl == "varlen":
+        check_varlen(architecture, dtype, world.device)
     check_output(config)
     if world.main and not config.plan:
         print(describe_length(config.data.max_length, architecture), flush=True)
@@ -77,9 +79,8 @@ def train(config: Config, world: World) -> Path | None:
     made_of = {"model": (base := model_id(source, world)), "data": data.id}
     checkpoint = find_checkpoint(Path(config.output), made_of, world) if config.resume else None
     reference = build_reference(config, source, base, data, loss, world) if loss.needs_reference else None
-    dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
-    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     check_start(config, model, source, data.steps, world)
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
@@ -89,7 +90,6 @@ def train(config: Config, world: World) -> Path | None:
     tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
     log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
 
-    stopping.finish_first()
     for step in range(start, data.steps):
         began = time.perf_counter()
         # random draws, if a model or loss makes any, are a function of (seed, step), like the data
@@ -112,8 +112,7 @@ def train(config: Config, world: World) -> Path | None:
         if taken:
             optimizer.step()
         else:
-            reason = explain_step(sums.losses, grad_norm, model, indices, data, world)
-            leave_out(step + 1, config.train.max_bad_steps, reason, run, before, world)
+            leave_out(step + 1, run, before, sums.losses, indices, data, config.train.max_bad_steps, world)
         optimizer.zero_grad()
         if moving and is_due(step + 1, config.reference.every):
             moving.follow(model, config.reference.alpha)
@@ -143,7 +142,6 @@ def train(config: Config, world: World) -> Path | None:
             )
 
     log.close()
-    stopping.end_at_once()
     return export_model(output, source, model, tokenizer, data.template, config.model.save_dtype, world)
 
 
@@ -214,8 +212,7 @@ def main(argv: list[str]) -> int:
         with held_output(), distributed(meeting) as world:
             stopping.catch_signals("stopped; the same command with --resume goes on")
             config = load_config(argv)
-            config.job = meeting.job
-            config.output = meeting.agree("output", config.output)
+            config.job, config.output = meeting.job, meeting.agree("output", config.output)
             is_tiny = resolve_tiny(config, world, train)
             folder = train(config, world)
             if folder and world.main:

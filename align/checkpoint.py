@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from align.data.batches import Dataset
 from align.errors import UserError, one_line
 from align.files import writing
 from align.losses import Loss
-from align.nonfinite import LOWER, non_finite
+from align.nonfinite import LOWER, explain_step, non_finite
 from align.parallel import World, reshard
 from align.reference import LiveReference
 from align.shards import read_shards, write_shards
@@ -103,12 +105,22 @@ def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) 
     world.barrier()
 
 
-def leave_out(step: int, allowed: int, reason: str, run: Run, before: dict[str, float], world: World) -> None:
+def leave_out(
+    step: int,
+    run: Run,
+    before: dict[str, float],
+    losses: Sequence[Tensor],
+    indices: Sequence[int],
+    data: Dataset,
+    allowed: int,
+    world: World,
+) -> None:
     """Go on without a step whose numbers are not finite. Raises UserError beyond the allowed ones.
 
-    before: the state of the loss before the step.
+    before: the state of the loss before the step. losses: of the prompts of each of this rank's micro-batches.
     """
     run.bad_steps += 1
+    reason = explain_step(losses, run.model, indices, data, world)
     if run.bad_steps > allowed:
         raise UserError(f"step {step}: {reason}. To go on without such steps: --train.max_bad_steps {run.bad_steps}")
     run.loss.load_state(before)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from align import stopping
 from align.data.tokenizer import Tokenizer
 from align.files import read_json
 from align.models import Decoder, save_model
@@ -32,6 +33,7 @@ def export_model(
 
     template: the chat template that training put prompts through; None if none went through one.
     """
+    stopping.end_at_once()  # the last checkpoint has all that is needed to do this again
     target = folder / "model"
     dtype = None if save_dtype == "auto" else getattr(torch, save_dtype)
     texts = template_files(source, tokenizer, template)

@@ -24,7 +24,7 @@ def non_finite(tensors: Mapping[str, Tensor], world: World) -> str:
 
 
 def explain_step(
-    losses: Sequence[Tensor], grad_norm: float, model: nn.Module, indices: Sequence[int], data: Dataset, world: World
+    losses: Sequence[Tensor], model: nn.Module, indices: Sequence[int], data: Dataset, world: World
 ) -> str:
     """What is not finite in a step that is not, and what can be done, in one line that is the same on every rank.
 
@@ -43,4 +43,4 @@ def explain_step(
         named = ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
         return f"the loss of {len(rows)} of its {len(indices)} prompts is not finite; look at {named}"
     named = ", ".join(data.groups[i].where for i in indices[:5])
-    return f"each loss is finite, and the gradient's norm is {grad_norm}; {LOWER}, or look at the rows, {named}, ..."
+    return f"each prompt's loss is finite, and the gradient is not; {LOWER}, or look at the rows: {named}, ..."

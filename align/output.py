@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from align import stopping
 from align.disk import check_room, check_writable
 from align.errors import UserError, nearest
 from align.files import read_toml, to_toml, write_text, writing
@@ -88,9 +89,10 @@ def changes(config: Config) -> dict[str, Any]:
 def claim_output(config: Config, done: int, world: World) -> Path:
     """Make the output this run's alone: lock it, write config.toml, trim metrics.jsonl to the `done` steps of a checkpoint.
 
-    Raises UserError where another run has it by now.
+    From here on a signal waits for the step that runs. Raises UserError where another run has the folder by now.
     """
     output = Path(config.output)
+    stopping.finish_first()
     world.barrier()  # nothing is written before every rank has found the folder free
     if world.main:
         with writing(output):

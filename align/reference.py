@@ -43,7 +43,7 @@ class ReferenceNumbers:
 
     ref_logps: Tensor  # (N, K)
     ref_shared_logps: Tensor  # (N, K), of each response's tokens up to the length of the prompt's shortest
-    distributions: tuple[Tensor, Tensor] | None = None  # hidden states (N*K, T-1, D) and head weight (V, D)
+    distributions: tuple[Tensor, Tensor] | None = None  # hidden states (M, D) and head weight (V, D)
 
 
 class CachedReference:
@@ -102,7 +102,7 @@ def build_reference(
         # a frozen model can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a
         # moving one would be lost to its rounding
         model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
-        model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+        model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
         return model.requires_grad_(False).eval()
 
     if config.reference.mode != "cached":
@@ -114,7 +114,15 @@ def cache_file(config: Config, model_id: str, data: Dataset, world: World) -> Pa
     """Named by a hash of what a reference log-prob depends on: model, the exact token ids, and how it is computed."""
     dtype = compute_dtype(config.parallel.dtype, world.device)
     kernels = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
-    parts = (*KEPT, model_id, fingerprint(data.groups), str(dtype), world.device.type, *kernels)
+    parts = (
+        *KEPT,
+        model_id,
+        fingerprint(data.groups),
+        str(dtype),
+        world.device.type,
+        *kernels,
+        config.model.attention_impl,
+    )
     return Path(config.reference.cache) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.safetensors"
 
 

@@ -3,6 +3,7 @@
 Nothing here knows of ranks, data or losses: a model is sharded from outside, by align.parallel.
 """
 
+from align.models.attention import check_varlen
 from align.models.config import DecoderConfig
 from align.models.convert import (
     build_model,
@@ -18,6 +19,7 @@ from align.models.falcon import Falcon, FalconConfig
 from align.models.folder import resolve_model
 from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
+from align.models.stream import Stream, stream_of, stream_of_rows
 
 __all__ = [
     "BertConfig",
@@ -31,8 +33,10 @@ __all__ = [
     "LlamaConfig",
     "LogProbHead",
     "RobertaConfig",
+    "Stream",
     "TokenStats",
     "build_model",
+    "check_varlen",
     "check_weights",
     "init_weights",
     "load_model",
@@ -41,4 +45,6 @@ __all__ = [
     "read_config",
     "resolve_model",
     "save_model",
+    "stream_of",
+    "stream_of_rows",
 ]
