@@ -101,7 +101,7 @@ class TrainSection:
 
 @dataclass
 class OptimSection:
-    lr: float = key(5e-7, "peak learning rate of AdamW", at_least=0, below=math.inf)
+    lr: float = key(5e-7, "peak learning rate of AdamW", at_least=0, at_most=1e30)
     beta1: float = key(0.9, "AdamW beta1", at_least=0, below=1)
     beta2: float = key(0.95, "AdamW beta2", at_least=0, below=1)
     weight_decay: float = key(0.0, "AdamW weight decay, on matrices only", at_least=0, below=math.inf)
