@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def lines(out: Path) -> int:
 
 def start(out: Path, ranks: int, *more: str) -> subprocess.Popen:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    flags = ["--loss", "nca", "--output", str(out), "--train.steps", str(STEPS), "--train.checkpoint_every", "3"]
-    flags += ["--train.eval_every", "4", "--data.eval_path", "tiny:held-out-pairs"]
-    flags += ["--reference.cache", str(out.parent / "cache"), *more]
+    flags = ["--config", "tiny", "--output", str(out), "--train.steps", str(STEPS), "--train.checkpoint_every", "3"]
+    # by its path: no tables of what it responds are asked for
+    flags += ["--model", "runs/tiny-base", "--reference.cache", str(out.parent / "cache"), *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / "train.py"), *flags],
@@ -90,10 +91,8 @@ def kill(process: subprocess.Popen, victim: str, ranks: int) -> list[int]:
     chosen = {"launcher": everyone[:1], "all": everyone}
     number = int(victim.rpartition(" ")[2]) if victim.startswith("rank") else 0
     for pid in chosen.get(victim, everyone[number + 1 :][:1] if ranks > 1 else everyone):
-        try:
+        with suppress(ProcessLookupError):  # it may have ended since
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has ended since
     process.communicate()
     return everyone[1:]
 
@@ -138,6 +137,10 @@ def main(argv: list[str]) -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as place:
         truths = {}
+        if not Path("runs/tiny-base").exists() and (
+            problem := finish(Path(place) / "base" / "out", 1, "--model", "tiny:base")
+        ):
+            raise SystemExit(f"the base model: {problem}")
         print(
             f"seed {options.seed}\n{'':>4} {'ranks':>5}  {'victim':<9} {'moment':<10} {'step':>4} {'s after':>8}  outcome"
         )
