@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
-.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
+.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate kill
 
 setup: $(VENV)/ready
 
@@ -68,3 +68,7 @@ bench: setup
 # tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR
 bench-generate: setup
 	$(BIN)/python -m align.generate.bench --model $(MODEL)
+
+# 40 trainings killed at moments of all kinds and resumed: a table, and every one to the bit or an error
+kill: setup
+	$(BIN)/python -m benchmarks.kill

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align import stopping
 from align.data.tokenizer import Tokenizer
 from align.files import read_json
 from align.models import Decoder, adapters, own_weights, save_model
@@ -36,6 +37,7 @@ def export_model(
 
     template: the chat template that training put prompts through; None if none went through one.
     """
+    stopping.end_at_once()  # the last checkpoint has all that is needed to do this again
     target = folder / "model"
     dtype = None if save_dtype == "auto" else getattr(torch, save_dtype)
     texts = template_files(source, tokenizer, template)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import cast
 
 import torch
@@ -44,8 +45,24 @@ class World:
         dist.all_reduce(values)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on some rank."""
+        return self.sum(torch.tensor(float(flag))).item() > 0
+
     def barrier(self) -> None:
         dist.barrier()
+
+    def gather_texts(self, text: str) -> list[str]:
+        """The text of every rank, on every rank. dist.all_gather_object would pickle it, and unpickle the others'."""
+        if self.size == 1:
+            return [text]
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(data)
+        texts = torch.zeros(self.size, int(self.sum(sizes).max()), dtype=torch.uint8)
+        texts[self.rank, : len(data)] = data
+        self.sum(texts)  # of zeros, but for one
+        return [bytes(row[:size].numpy()).decode() for row, size in zip(texts, sizes.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,7 @@ class Rendezvous:
     store: dist.Store
     rank: int
     size: int
+    job: str  # the same for every attempt of a torchrun --max-restarts, and for nothing else
 
     def first(self) -> bool:
         """True for the first rank that asks, so that an error on many ranks is printed once."""
@@ -70,12 +88,13 @@ class Rendezvous:
 def rendezvous() -> Rendezvous:
     """The Rendezvous of torchrun's environment, or of a single process."""
     if "WORLD_SIZE" not in os.environ:
-        return Rendezvous(dist.HashStore(), 0, 1)
+        return Rendezvous(dist.HashStore(), 0, 1, token_hex(8))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves)
     # torchrun's store outlives an attempt: under its bare keys a restarted rank would find the addresses of the dead ones
-    return Rendezvous(dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), rank, size)
+    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return Rendezvous(attempt, rank, size, store.compare_set("job", "", token_hex(8)).decode())
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def test_a_second_run_of_other_settings_finds_a_place_and_resumes_there(tmp_path
     assert load_config([*second, "--resume"]).output == "runs/tiny-dpo-beta-0.1"
     assert load_config(["--loss", "dpo"]).output == "runs/tiny-dpo", "which is then refused as in use"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun starts the same command again
-    assert load_config(first).resume and load_config(first).output == "runs/tiny-dpo"
+    assert load_config(first).restarted and load_config(first).output == "runs/tiny-dpo"
 
 
 def test_two_settings_have_two_output_folders(tmp_path, monkeypatch):

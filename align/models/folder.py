@@ -77,7 +77,7 @@ def model_folder(folder: Path) -> Path:
         return folder / "model"
     if (folder / "config.toml").is_file() or (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder}: this run has no model/ yet; finish it with train.py --resume")
-    if any(folder.glob("*.distcp")) or any(folder.glob("step-*/*.distcp")):
+    if any(folder.glob("state.json")) or any(folder.glob("step-*/state.json")):
         run = folder.parent.parent if folder.name != "checkpoints" else folder.parent
         rest = (
             f"give {run}"

@@ -79,7 +79,7 @@ def test_a_run_means_its_model(tmp_path):
     step = run / "checkpoints" / "step-000002"
     step.mkdir(parents=True)
     (run / "config.toml").write_text("")
-    for name in ("state.json", ".metadata", "__0_0.distcp"):
+    for name in ("state.json", "rank-000.safetensors"):
         (step / name).write_text("{}")
     assert "no model/ yet; finish it with train.py --resume" in refuse(resolve_model, run)
     for inside in (step, step.parent):
