@@ -144,7 +144,7 @@ def train(config: Config, world: World) -> Path | None:
             )
 
     log.close()
-    return export_model(output, source, model, tokenizer, data.template, config.model.save_dtype, world)
+    return export_model(output, source, model, tokenizer, data.template, config, world)
 
 
 def losses_of(

@@ -17,6 +17,7 @@ from align.disk import check_room, check_writable
 from align.errors import UserError, nearest
 from align.files import read_toml, to_toml, write_text, writing
 from align.log import trim_metrics
+from align.losses import loss_parameters
 from align.models import Decoder
 from align.nonfinite import non_finite
 from align.parallel import World
@@ -82,7 +83,9 @@ def changes(config: Config) -> dict[str, Any]:
     file = Path(config.output) / "config.toml"
     if not file.exists():
         return {}  # killed before it began, or never begun
-    ours, theirs = flatten(config.to_dict()), flatten(read_toml(file))
+    # a run that was begun before there was a key had that key's default
+    usual = flatten(Config().to_dict()) | flatten({"loss": loss_parameters(config.loss.name)})
+    ours, theirs = flatten(config.to_dict()), usual | flatten(read_toml(file))
     return {name: theirs.get(name) for name in sorted(ours.keys() | theirs) if ours.get(name) != theirs.get(name)}
 
 
