@@ -75,7 +75,9 @@ def test_what_is_no_text_is_never_chosen(make):
     assert [(row["chosen"], row["rejected"]) for row in rows] == [("No.", "Use wax, and then")]
     assert "4 prompts: 1 (25.0%) gave 1 pairs" in report
     assert "prompts without: 2 no unsafe response, 1 no safe response" in report
-    assert "responses left out: 2 looped, 1 empty, 1 repeated, 1 cut off, 1 failed" in report
+    (left_out,) = [line for line in report.splitlines() if line.startswith("responses left out: ")]
+    counts = left_out.removeprefix("responses left out: ").split(", ")
+    assert sorted(counts) == ["1 cut off", "1 empty", "1 failed", "1 repeated", "2 looped"]
 
 
 @pytest.mark.parametrize("most", [1, 2, 9])
