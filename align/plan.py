@@ -1,6 +1,5 @@
 """--plan: what a run would do, before it does it."""
 
-import math
 from pathlib import Path
 
 from align.data.batches import Dataset
@@ -32,13 +31,13 @@ def describe_plan(
     frozen = copy * n / world.size / gib
     logp, pointwise = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
     reason = evidence.why_not("logp", world.device) if config.model.logp_impl == "auto" else ""
-    micro_batches = math.ceil(train.batch_size / (world.size * train.micro_batch_size))
+    micro_batches = sum(1 for _ in data.micro_batches(data.global_batch(0)))
     return "\n".join(
         [
             f"model: {type(model).__name__} of {n:,} parameters, from {source}",
             f"data: {data.n_train:,} prompts of {len(data.groups[0].response_ids)} responses",
             f"steps: {data.steps}, {train.batch_size} prompts each: {world.size} ranks x {micro_batches} micro-batches "
-            f"of at most {train.micro_batch_size}; {data.steps * train.batch_size / data.n_train:.2f} epochs",
+            f"of at most {data.micro_batch_tokens:,} tokens; {data.steps * train.batch_size / data.n_train:.2f} epochs",
             describe_length(config.data.max_length, architecture),
             f"memory per rank: {state:.2f} GiB of float32 weights, gradients and AdamW moments, sharded over "
             f"{world.size}; {frozen:.2f} GiB of reference model; {gathered:.2f} GiB for the largest group gathered in "
