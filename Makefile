@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
-.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
+.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate bench-step rounds
 
 setup: $(VENV)/ready
 
@@ -68,3 +68,11 @@ bench: setup
 # tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR
 bench-generate: setup
 	$(BIN)/python -m align.generate.bench --model $(MODEL)
+
+# a training step beside TRL's, on the same work: make bench-step TRL=PYTHON, an interpreter that has trl; alone without
+bench-step: setup
+	$(BIN)/python -m benchmarks.step $(if $(TRL),--trl $(TRL)) $(if $(REPEATS),--repeats $(REPEATS))
+
+# two rounds on the toy world: respond, make pairs, train, and again
+rounds: setup
+	$(BIN)/python -m benchmarks.rounds

@@ -1,11 +1,11 @@
 """A step of train.py beside a step of TRL's DPOTrainer: seconds, real tokens, memory, share of the machine's peak.
 
-    python -m benchmarks.step [--trl PYTHON] [--repeats N] [--steps N] [--case NAME ...] [--output FILE]
+    python -m benchmarks.step [--trl PYTHON] [--trl_batch N] [--repeats N] [--steps N] [--case NAME] [--output FILE]
 
 Same weights, pairs, order, loss (dpo), rate and AdamW; each run in a fresh process, ours and TRL's in turn. That it is
 the same work is checked: the losses of all steps agree to 1e-3. `make bench-step TRL=PYTHON` names the interpreter of
 an environment with trl; without one, our side alone is measured. Ours is train.py with the settings that it has by
-itself. Real tokens are each prompt once and its responses; of the same count are the operations, of which the machine's
+itself; of TRL's, trl_dpo.py says which, and it takes the 8 pairs at a time that it does by itself (fewer pad less). Real tokens are each prompt once and its responses; of the same count are the operations, of which the machine's
 peak is the most that torch.mm in float32 did here. Memory above the baseline: what a process held before the run began,
 its imports done.
 """
@@ -36,7 +36,7 @@ AGREE = 1e-3  # of the losses of the two sides, step by step
 LIMIT = 600  # seconds a run may take
 
 
-def run(side: str, case: str, mode: str, folder: Path, steps: int, trl: str) -> dict[str, Any]:
+def run(side: str, case: str, mode: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One run in a process of its own: what it wrote, or {"failed": why}."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         result, output = Path(scratch) / "result.json", Path(scratch) / "run"
@@ -50,7 +50,7 @@ def run(side: str, case: str, mode: str, folder: Path, steps: int, trl: str) -> 
                 "reference.mode": mode,
                 "reference.cache": Path(scratch) / "cache",
                 "train.batch_size": cases.BATCHES[case],
-                "train.steps": steps,
+                "train.steps": args.steps,
                 "train.seed": cases.SEED,
                 "optim.lr": LR,
                 "optim.beta2": BETA2,
@@ -65,9 +65,9 @@ def run(side: str, case: str, mode: str, folder: Path, steps: int, trl: str) -> 
                 "output": str(output),
                 "result": str(result),
                 "batch": cases.BATCHES[case],
-                "micro_batch": cases.BATCHES[case],
+                "micro_batch": min(args.trl_batch, cases.BATCHES[case]),
                 "reference": mode,
-                "steps": steps,
+                "steps": args.steps,
                 "beta": BETA,
                 "lr": LR,
                 "beta2": BETA2,
@@ -75,7 +75,7 @@ def run(side: str, case: str, mode: str, folder: Path, steps: int, trl: str) -> 
             }
             file = Path(scratch) / "settings.json"
             file.write_text(json.dumps(settings))
-            command = [trl, str(HERE / "trl_dpo.py"), str(file)]
+            command = [args.trl, str(HERE / "trl_dpo.py"), str(file)]
         return outcome(command, result)
 
 
@@ -150,35 +150,41 @@ def table(numbers: records.Numbers) -> str:
     return "\n".join([*lines, *comparisons(numbers)])
 
 
+def versions_of(trl: str) -> dict[str, str]:
+    """What the other environment has."""
+    code = "import torch, trl, transformers as t; print(torch.__version__, trl.__version__, t.__version__)"
+    found = subprocess.run([trl, "-c", code], capture_output=True, text=True, check=True)
+    return dict(zip(("its torch", "trl", "transformers"), found.stdout.split(), strict=True))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
     parser.add_argument("--trl", default="", metavar="PYTHON", help="the interpreter of an environment with trl")
+    parser.add_argument(
+        "--trl_batch", type=int, default=8, metavar="N", help="pairs that it takes at a time; default 8"
+    )
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="runs of each; the fastest counts")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="of a run, the first of which warms up")
+    parser.add_argument("--steps", type=int, default=4, metavar="N", help="of a run, the first of which warms up")
     parser.add_argument("--case", action="append", choices=list(cases.BATCHES), help="this alone; default: all")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the record; default: a new one of today")
     args = parser.parse_args(argv)
     if args.steps < 2 or args.repeats < 1:
         parser.error("--steps must be at least 2, and --repeats at least 1")
-    sides, versions = [OURS], {"torch": torch.__version__}
+    if args.trl_batch < 1 or any(pairs % min(args.trl_batch, pairs) for pairs in cases.BATCHES.values()):
+        parser.error(f"--trl_batch must divide the pairs of a step, {cases.BATCHES}")
+    sides, versions = [OURS], {"torch": str(torch.__version__)}
     if args.trl:
-        found = subprocess.run(
-            [
-                args.trl,
-                "-c",
-                "import torch, trl, transformers as t; print(torch.__version__, trl.__version__, t.__version__)",
-            ],
-            capture_output=True,
-            text=True,
-        )
-        if found.returncode:
-            parser.error(f"--trl {args.trl} has no trl: {found.stderr.strip().splitlines()[-1]}")
+        try:
+            versions |= versions_of(args.trl)
+        except (OSError, subprocess.CalledProcessError) as problem:
+            said = getattr(problem, "stderr", "") or str(problem)
+            parser.error(f"--trl {args.trl} runs no Python with trl: {said.strip().splitlines()[-1]}")
         sides.append(PEER)
-        versions |= dict(zip(("its torch", "trl", "transformers"), found.stdout.split(), strict=True))
     else:
         print("no --trl PYTHON: our side alone")
 
-    machine = {"cpu": hardware("cpu"), "threads": torch.get_num_threads(), **versions}
+    cpu = hardware("cpu")
+    machine = {"cpu": cpu, "threads": torch.get_num_threads(), **versions}
     settings = {
         "beta": BETA,
         "lr": LR,
@@ -187,12 +193,13 @@ def main(argv: list[str] | None = None) -> int:
         "repeats": args.repeats,
         "dtype": "float32",
     }
-    settings |= {"pairs a step": cases.BATCHES, "TRL's micro-batch": "all pairs of a step"}
+    settings |= {"pairs a step": cases.BATCHES, "pairs that TRL takes at a time": args.trl_batch}
     about: tuple[Any, ...] = ("a training step", machine, str(datetime.date.today()), records.commit(), settings, [])
     record = dict(zip(records.KEYS, about, strict=True))
-    file = args.output or records.new_file(records.FOLDER, "step", machine["cpu"])
+    file = args.output or records.new_file(records.FOLDER, "step", cpu)
     flops = peak.matrix_peak()
-    record["numbers"].append({"part": "machine", "name": "torch.mm, float32", "tflops": flops / 1e12})
+    record["numbers"] = [{"part": "machine", "name": "torch.mm, float32", "tflops": flops / 1e12}]
+    records.write(file, record)
     with tempfile.TemporaryDirectory(prefix="bench-step-") as scratch:
         for case in args.case or cases.BATCHES:
             if why := cases.absent(case):
@@ -203,11 +210,11 @@ def main(argv: list[str] | None = None) -> int:
                 runs: dict[str, list[dict]] = {side: [] for side in sides}
                 for _ in range(args.repeats):
                     for side in sides:
-                        runs[side].append(run(side, case, mode, Path(scratch) / case, args.steps, args.trl))
+                        runs[side].append(run(side, case, mode, Path(scratch) / case, args))
                         print(f"{case}, {mode}, {side}: {runs[side][-1].get('failed', 'done')}", flush=True)
                 record["numbers"] += [row(case, mode, side, runs[side], steps, flops) for side in sides]
                 records.write(file, record)
-    print(f"\n{machine['cpu']}, {machine['threads']} threads, torch.mm {flops / 1e9:.0f} GFLOP/s")
+    print(f"\n{cpu}, {torch.get_num_threads()} threads, torch.mm {flops / 1e9:.0f} GFLOP/s")
     print(f"{table(record['numbers'])}\n\n{os.path.relpath(file)}")
     failed = any("failed" in row for row in record["numbers"])
     return int(failed or "NOT THE SAME WORK" in table(record["numbers"]))

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -26,7 +27,7 @@ SEED, MAX_LENGTH = 0, 1024
 END = "<|endoftext|>"
 
 # Falcon2-11B, an eighth as wide and with 8 of its 60 layers: heads of 64 and 4 queries to a key, vocabulary as it is
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "architectures": ["FalconForCausalLM"],
     "model_type": "falcon",
     "activation": "gelu",
@@ -134,16 +135,16 @@ def word_pairs(count: int) -> list[dict]:
 
 def work(groups: Sequence[Group], config: DecoderConfig) -> Step:
     """Tokens and floating-point operations of a step: matrix products of the policy forward and backward, and of a live
-    reference forward. The head works where a response's token is predicted, and nowhere else.
+    reference forward. The last token of a response predicts nothing, and the head works for responses alone.
     """
     width = config.num_heads * config.head_dim
     block = config.hidden_size * (2 * width + 2 * config.num_kv_heads * config.head_dim + 2 * config.ffn_hidden_size)
     forward, tokens = 0.0, 0
     for group in groups:
         P, responses = group.prompt_length, group.response_lengths
-        seen = P * (P + 1) / 2 + sum(R * P + R * (R + 1) / 2 for R in responses)  # pairs of query and key
-        n = P + sum(responses)
-        tokens += n
-        forward += 2 * n * block * config.num_layers + 4 * seen * width * config.num_layers
+        seen = P * (P + 1) / 2 + sum((R - 1) * P + R * (R - 1) / 2 for R in responses)  # pairs of query and key
+        n = P + sum(R - 1 for R in responses)
+        forward += config.num_layers * (2 * n * block + 4 * seen * width)
         forward += 2 * sum(responses) * config.hidden_size * config.vocab_size
+        tokens += P + sum(responses)
     return Step(tokens, {"cached": 3 * forward, "live": 4 * forward})
