@@ -32,7 +32,7 @@ from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, peak_memory_mib, step_metrics
-from align.models import build_model, check_weights, read_config, resolve_model
+from align.models import build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan import describe_length, describe_plan
@@ -59,6 +59,9 @@ def train(config: Config, world: World) -> Path | None:
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, architecture.vocab_size, str(source))
     settle_length(config.data, architecture.context_length)
+    dtype = compute_dtype(config.parallel.dtype, world.device)
+    if config.model.attention_impl == "varlen":
+        check_varlen(architecture, dtype, world.device)
     checkpoint = check_output(config)
     if world.main and not config.plan:
         print(describe_length(config.data.max_length, architecture), flush=True)
@@ -72,7 +75,6 @@ def train(config: Config, world: World) -> Path | None:
             print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
         return None
     reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
-    dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     optimizer = build_optimizer(model, config.optim)
