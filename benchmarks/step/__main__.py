@@ -5,9 +5,11 @@
 Same weights, pairs, order, loss (dpo), rate and AdamW; each run in a fresh process, ours and TRL's in turn. That it is
 the same work is checked: the losses of all steps agree to 1e-3. `make bench-step TRL=PYTHON` names the interpreter of
 an environment with trl; without one, our side alone is measured. Ours is train.py with the settings that it has by
-itself; of TRL's, trl_dpo.py says which, and it takes the 8 pairs at a time that it does by itself (fewer pad less). Real tokens are each prompt once and its responses; of the same count are the operations, of which the machine's
-peak is the most that torch.mm in float32 did here. Memory above the baseline: what a process held before the run began,
-its imports done.
+itself; of TRL's, trl_dpo.py says which, and it takes 8 pairs at a time, as it does by itself (fewer pad less).
+
+Real tokens are each prompt once and its responses; of the same count are the operations, of which the machine's peak is
+the most that torch.mm in float32 did here. Memory above the baseline is what a run added to what its process held
+before, its imports done.
 """
 
 import argparse
