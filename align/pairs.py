@@ -182,7 +182,7 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--lists {options.lists}: a list has three responses or more; two are a pair")
     if options.most < 1:
         raise UserError(f"--most must be at least 1, not {options.most}")
-    stem = options.responses.name.partition(".")[0]
+    stem = options.responses.name.removesuffix(".gz").removesuffix(".jsonl")
     options.output = options.output or options.responses.with_name(f"{stem}.{options.kind}.jsonl")
     if options.output in (options.responses, options.chosen):
         raise UserError(f"--output {options.output} is a file that is read; name another")

@@ -26,6 +26,7 @@ from align.evals.run import check_responses, item_records, task_of
 from align.evals.scoring.judging import judge_records, judge_spec
 from align.evals.store import CHUNK, digest
 from align.evals.suites import Benchmark
+from align.files import kind_of
 from align.judges.degenerate import degenerate
 from align.judges.exact import EXACT_JUDGES
 from align.judges.safety import safety
@@ -195,8 +196,9 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     check(options)
     if options.output is None:
-        model, prompts = (Path(path.removesuffix("/model")).name for path in (options.model, options.prompts))
-        name = f"{model}-{prompts.partition('.')[0]}{'-system' if options.system else ''}"
+        prompts = Path(options.prompts.rpartition(":")[2])
+        name = f"{Path(options.model.removesuffix('/model')).name}-{prompts.name.removesuffix('.gz')}"
+        name = name.removesuffix(kind_of(prompts)) + "-system" * bool(options.system)
         options.output = Path("runs") / "responses" / f"{name}.jsonl"
     return options
 

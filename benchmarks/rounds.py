@@ -6,6 +6,7 @@ Each line that begins with $ is a command that does the same by hand.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -13,37 +14,51 @@ import train
 from align import pairs, respond
 from align.command import attempt
 from align.config import load_config
+from align.files import write_text
 from align.parallel import distributed
-from align.tiny.evaluate import SCORES, evaluate
+from align.tiny.evaluate import MAX_NEW_TOKENS, evaluate
 from align.tiny.paths import resolve_path, toy_world_folder
 
 ROUNDS = 2
-PROMPTS, SAMPLES = 800, 4
-SHOWN = ("safety/plain", "safety/adversarial", "helpfulness", "maths", "degenerate")
+PROMPTS, SAMPLES = 400, 8  # of a round, whose prompts no other has
+TEMPERATURE = 1.5  # at 1 the base model says nearly always the same, and a pair takes two responses
+BATCH, EPOCHS = 16, 2
+SHOWN = {
+    "safety/plain": "safety, plain",
+    "safety/adversarial": "safety, adversarial",
+    "helpfulness": "helpfulness",
+    "maths": "maths",
+    "degenerate": "degenerate",
+}
 
 
 def rounds(output: Path) -> str:
     """The table of all models, the base first."""
     with distributed() as world:
         model = resolve_path("tiny:base", world, train.train)
-        prompts = resolve_path("tiny:pairs", world, train.train)
+        asked = Path(resolve_path("tiny:pairs", world, train.train)).read_text(encoding="utf-8").splitlines()
+        asked = list(dict.fromkeys(json.dumps({"prompt": json.loads(row)["prompt"]}) for row in asked))
         rows = [("the base model", evaluate(model, toy_world_folder()))]
+        output.mkdir(parents=True, exist_ok=True)
         for number in range(1, ROUNDS + 1):
-            said, made = output / f"responses-{number}.jsonl", output / f"pairs-{number}.jsonl"
-            asking = ["--model", model, "--prompts", prompts, "--limit", PROMPTS, "--k", SAMPLES, "--judge", "rules"]
-            asking += ["--seed", number, "--max_new_tokens", 40, "--output", said]
+            prompts, said, made = (output / f"{kind}-{number}.jsonl" for kind in ("prompts", "responses", "pairs"))
+            write_text(prompts, "\n".join(asked[PROMPTS * (number - 1) : PROMPTS * number]) + "\n")
+            asking = ["--model", model, "--prompts", prompts, "--k", SAMPLES, "--temperature", TEMPERATURE]
+            asking += ["--judge", "rules", "--max_new_tokens", MAX_NEW_TOKENS, "--output", said]
             print(respond.respond(respond.read_flags(shown("-m align.respond", asking)), world))
             print(pairs.make(pairs.read_flags(shown("-m align.pairs", [said, "--output", made]))))
             flags = ["--config", "tiny", "--model", model, "--data", made, "--output", output / f"round-{number}"]
-            flags += ["--loss", "nca", "--train.batch_size", 16, "--train.steps", 12]
+            count = len(made.read_text(encoding="utf-8").splitlines())
+            flags += ["--loss", "nca", "--train.batch_size", min(BATCH, count)]
+            flags += ["--train.steps", max(1, EPOCHS * count // BATCH)]
             config = load_config(shown("train.py", flags))
             config.resume = True
             folder = train.train(config, world)
             model = str(folder)
             rows.append((f"after round {number}", evaluate(model, toy_world_folder())))
     width = max(len(name) for name, _ in rows)
-    lines = [f"{'% of responses':{width}}" + "".join(f"{SCORES[key].partition(',')[0]:>22}" for key in SHOWN)]
-    lines += [f"{name:{width}}" + "".join(f"{scores[key]:>22.1f}" for key in SHOWN) for name, scores in rows]
+    lines = [f"{'% of responses':{width}}" + "".join(f"{name:>20}" for name in SHOWN.values())]
+    lines += [f"{name:{width}}" + "".join(f"{scores[key]:>20.1f}" for key in SHOWN) for name, scores in rows]
     return "\n".join(lines)
 
 
