@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
-.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate kill
+.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
+.PHONY: bench-step rounds kill
 
 setup: $(VENV)/ready
 
@@ -72,3 +73,11 @@ bench-generate: setup
 # 40 trainings killed at moments of all kinds and resumed: a table, and every one to the bit or an error
 kill: setup
 	$(BIN)/python -m benchmarks.kill
+
+# a training step beside TRL's, on the same work: make bench-step TRL=PYTHON, an interpreter that has trl; alone without
+bench-step: setup
+	$(BIN)/python -m benchmarks.step $(if $(TRL),--trl $(TRL)) $(if $(REPEATS),--repeats $(REPEATS))
+
+# two rounds on the toy world: respond, make pairs, train, and again
+rounds: setup
+	$(BIN)/python -m benchmarks.rounds
