@@ -31,14 +31,17 @@ from align.export import export_model
 from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
-from align.metrics import StepSums, peak_memory_mib, step_metrics
+from align.metrics import StepSums, step_metrics
 from align.models import build_model, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan import describe_length, describe_plan
+from align.plan.setup import setup_of
+from align.profile import profiled
 from align.reference import LiveReference, Reference, build_reference
 from align.sections import Config, settle_length
 from align.sources import load_dataset
+from align.speed import Speed
 from align.stopping import Stopped
 from align.tiny.paths import report_tiny, resolve_tiny
 from align.tracker import open_tracker
@@ -82,8 +85,9 @@ def train(config: Config, world: World) -> Path | None:
     output = claim_output(config, start, world)
     tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
     log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
+    speed = Speed(setup_of(config, architecture, loss, world), data, world)
 
-    for step in range(start, data.steps):
+    for step in profiled(range(start, data.steps), config.train.profile if world.main else 0, output / "profile"):
         began = time.perf_counter()
         # random draws, if a model or loss makes any, are a function of (seed, step), like the data
         torch.manual_seed(config.train.seed * 1_000_003 + step)
@@ -111,11 +115,8 @@ def train(config: Config, world: World) -> Path | None:
         if moving and is_due(step + 1, config.reference.every):
             moving.follow(model, config.reference.alpha)
 
-        seconds = time.perf_counter() - began
-        tokens = data.n_tokens(indices)
         metrics = {"step": step + 1, **step_metrics(totals), "lr": lr, "grad_norm": grad_norm}
-        metrics |= {"tokens": tokens, "tokens_per_second": tokens / seconds, "seconds": seconds}
-        metrics |= {"peak_memory_mib": peak_memory_mib(world.device)}
+        metrics |= speed(indices, time.perf_counter() - began)
 
         done = step + 1
         last = done == data.steps or totals["stop"] > 0

@@ -17,6 +17,7 @@ FREE_KEYS = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.tracker",
+    "train.profile",
     "reference.cache",
 )
 MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
@@ -85,6 +86,7 @@ class TrainSection:
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
     tracker: str = key("none", "where metrics go beside metrics.jsonl; trackio has wandb's interface", TRACKERS)
+    profile: int = key(0, "how many steps, from the third on, are traced into OUTPUT/profile; 0: none", at_least=0)
 
 
 @dataclass

@@ -12,7 +12,8 @@ activation checkpointing, attention's weights, the head's logits, and the first 
 from collections.abc import Iterable
 
 from align.kernels import kept_columns, tile_columns
-from align.plan.shape import Linear, Setup, Work
+from align.plan.setup import Setup
+from align.plan.shape import Linear, Work
 
 
 def linear_forward(linear: Linear, tokens: int) -> int:

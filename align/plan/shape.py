@@ -1,13 +1,11 @@
-"""What a run computes and holds, as numbers: nothing here makes a tensor.
+"""What a model consists of and what a micro-batch asks of it, as numbers: nothing here makes a tensor.
 
 Symbols are those of CONTRIBUTING.md; S counts the tokens of a micro-batch's stream, M those that are predicted.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-
-import torch
 
 from align.models import DecoderConfig, FalconConfig, LlamaConfig
 
@@ -51,80 +49,6 @@ def linears(config: DecoderConfig) -> list[Linear]:
     ]
 
 
-@dataclass(frozen=True)
-class Setup:
-    """A run's choices, as far as they decide its FLOPs and memory."""
-
-    model: DecoderConfig
-    lora_rank: int = 0  # 0: every parameter is trained
-    lora_parts: tuple[str, ...] = ("attention", "mlp")
-    reference: str = "none"  # none, cached, live or moving
-    coupled: bool = False  # the loss needs the whole global batch: every micro-batch runs forward once more
-    token_inputs: tuple[str, ...] = ()  # of the loss
-    checkpointing: str = "none"  # none, selective or full
-    logp: str = "chunked"  # of kernels.IMPLEMENTATIONS
-    dtype: torch.dtype = torch.float32  # of compute; what is trained is stored in float32
-    device: str = "cpu"
-    shards: int = 1  # ranks over which a model is sharded
-
-    @property
-    def linears(self) -> list[Linear]:
-        return [
-            linear._replace(rank=self.lora_rank if linear.part in self.lora_parts else 0)
-            for linear in linears(self.model)
-        ]
-
-    @property
-    def dense(self) -> bool:
-        return self.lora_rank == 0
-
-    @property
-    def block(self) -> int:
-        """Parameters of a block without adapters."""
-        norms = 1 if isinstance(self.model, FalconConfig) and self.model.norms == 1 else 2
-        per_norm = (2 if isinstance(self.model, FalconConfig) else 1) * self.model.hidden_size
-        return norms * per_norm + sum(
-            linear.inputs * linear.outputs + linear.bias * linear.outputs for linear in self.linears
-        )
-
-    @property
-    def head(self) -> int:
-        """Parameters of the head, which are the embedding's as well where the two are tied."""
-        return self.model.vocab_size * self.model.hidden_size
-
-    @property
-    def rest(self) -> int:
-        """Parameters of the root group: the embedding and the final norm."""
-        return self.head + (2 if isinstance(self.model, FalconConfig) else 1) * self.model.hidden_size
-
-    @property
-    def base(self) -> int:
-        """Parameters of the model without adapters."""
-        return self.model.num_layers * self.block + self.rest + (0 if self.model.tied else self.head)
-
-    @property
-    def adapters(self) -> int:
-        return self.model.num_layers * sum(linear.adapter for linear in self.linears)
-
-    @property
-    def live(self) -> bool:
-        """A model computes the reference's numbers in every step."""
-        return self.reference in ("live", "moving")
-
-    @property
-    def of_reference(self) -> "Setup":
-        """Of the reference model's passes: no adapters, and log-probs alone."""
-        return replace(self, lora_rank=0, token_inputs=())
-
-    @property
-    def trained(self) -> int:
-        return self.base if self.dense else self.adapters
-
-    @property
-    def frozen(self) -> int:
-        return 0 if self.dense else self.base
-
-
 class HasLengths(Protocol):
     """Of a prompt group (align.data.encode.Group)."""
 
@@ -132,14 +56,14 @@ class HasLengths(Protocol):
     def prompt_length(self) -> int: ...
 
     @property
-    def response_lengths(self) -> tuple[int, ...]: ...
+    def response_lengths(self) -> Sequence[int]: ...
 
 
 class Lengths(NamedTuple):
     """A prompt group of which only the lengths are known."""
 
     prompt_length: int
-    response_lengths: tuple[int, ...]
+    response_lengths: Sequence[int]
 
 
 @dataclass(frozen=True)
