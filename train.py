@@ -35,7 +35,7 @@ from align.metrics import StepSums, step_metrics
 from align.models import build_model, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
-from align.plan import describe_length, describe_plan
+from align.plan.describe import describe_length, describe_plan
 from align.plan.setup import setup_of
 from align.profile import profiled
 from align.reference import LiveReference, Reference, build_reference
@@ -53,27 +53,20 @@ def train(config: Config, world: World) -> Path | None:
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
     loss = build_loss(config.loss.name, **config.loss.parameters)
-    # the plan of a Hub model takes its description alone
-    weights = not config.plan or Path(config.model.path).exists()
-    source = resolve_model(config.model.path, weights)
-    architecture = read_config(source, weights)
-    if weights:
-        check_weights(build_model(architecture, "meta"), source)
+    if config.plan:
+        if world.main:
+            print(describe_plan(config, loss, world))
+        return None
+    source = resolve_model(config.model.path)
+    architecture = read_config(source)
+    check_weights(build_model(architecture, "meta"), source)
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, architecture.vocab_size, str(source))
     settle_length(config.data, architecture.context_length)
     checkpoint = check_output(config)
-    if world.main and not config.plan:
+    if world.main:
         print(describe_length(config.data.max_length, architecture), flush=True)
     data = load_dataset(config, loss, tokenizer, world)
-    if config.reference.mode == "moving" and config.reference.every >= data.steps:
-        raise UserError(
-            f"reference.every {config.reference.every}: in {data.steps} steps the reference would never move; lower it"
-        )
-    if config.plan:
-        if world.main:
-            print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
-        return None
     reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)

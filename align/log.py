@@ -57,7 +57,9 @@ class Log:
             done = metrics["step"]
             left = (time.monotonic() - self.began) / (done - self.start) * (self.steps - done)
             share, left_text = f"{100 * done // self.steps} %", tqdm.format_interval(round(left))
-            print(f"step {done}/{self.steps}  {share}  {in_short(metrics)}{rate(metrics)}  {left_text} left", flush=True)
+            print(
+                f"step {done}/{self.steps}  {share}  {in_short(metrics)}{rate(metrics)}  {left_text} left", flush=True
+            )
             if held_out:
                 print(f"step {done}/{self.steps}  {held_out}", flush=True)
 

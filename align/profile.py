@@ -10,7 +10,7 @@ WARM_UP = 2  # steps in which memory, kernels and the optimizer's state settle
 
 
 def profiled(steps: range, count: int, folder: Path) -> Iterator[int]:
-    """The steps, of which `count`, from the third on, are traced into folder/steps-3-5.json: of a short run the last ones."""
+    """The steps, of which `count`, from the third on, are traced into folder/steps-3-5.json; of a short run the last."""
     if not count:
         yield from steps
         return

@@ -127,6 +127,21 @@ class LossSection:
 
 
 @dataclass
+class PlanSection:
+    """For what machine --plan plans; no file can ask for a plan."""
+
+    gpus: int = key(0, "plan for this many GPUs, wherever it runs; 0: for this machine", at_least=0)
+    memory: float = key(0.0, "GiB of each; 0: 80, or what this machine has", at_least=0, below=math.inf)
+    tflops: float = key(
+        0.0,
+        "dense TFLOP/s of each in the dtype of compute; 0: an H100's, or this machine's",
+        at_least=0,
+        below=math.inf,
+    )
+    mfu: float = key(0.4, "the share of that which a step is taken to use", above=0, at_most=1)
+
+
+@dataclass
 class Config:
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
@@ -137,7 +152,7 @@ class Config:
     parallel: ParallelSection = field(default_factory=ParallelSection)
     output: str = ""
     resume: bool = False
-    plan: bool = False
+    plan: PlanSection | None = None  # None: run
 
     def to_dict(self) -> dict[str, Any]:
         """What config.toml of a run holds: every key that shapes the result, none left to a default."""
@@ -156,7 +171,7 @@ SWITCHES = ("resume", "plan")
 
 def check_bounds(config: Config) -> None:
     """Raise UserError for a number beyond its key's bounds."""
-    for name in SECTIONS:
+    for name in (*SECTIONS, *(["plan"] if config.plan else [])):
         for f in fields(getattr(config, name)):
             value, hint = getattr(getattr(config, name), f.name), f.metadata.get("hint")
             for words, bound in f.metadata.get("bounds", {}).items():

@@ -38,6 +38,10 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
             raise UserError(f"{config.data.eval_path}: {len(held_out)} rows for {world.size} ranks; give one for each")
         groups += [replace(group, index=n + i) for i, group in enumerate(held_out)]
     steps = config.train.steps or math.ceil(config.train.epochs * n / config.train.batch_size)
+    if config.reference.mode == "moving" and config.reference.every >= steps:
+        raise UserError(
+            f"reference.every {config.reference.every}: in {steps} steps the reference would never move; lower it"
+        )
     dataset = Dataset(
         groups=groups,
         n_train=n,

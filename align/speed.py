@@ -15,8 +15,8 @@ class Speed:
     """The metrics of a step's cost, by the names of metrics.jsonl.
 
     tokens: of the batch's rows, a prompt counted with each of its responses and padding not at all, so that it does not
-    depend on how a step is computed, and compares with other trainers. mfu: the FLOPs that the method needs (align.plan.flops)
-    over those that the ranks' devices could have done in that time; left out where their peak is not known.
+    depend on how a step is computed, and compares with other trainers. mfu: the FLOPs that the method needs
+    (align.plan.flops) over what the ranks' devices can do in that time; left out where their peak is not known.
     """
 
     def __init__(self, setup: Setup, data: Dataset, world: World):

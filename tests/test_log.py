@@ -14,7 +14,15 @@ from align.losses import LossInputs, build_loss
 from align.metrics import SUMS, StepSums, step_metrics
 from align.tracker import open_tracker
 
-METRICS = {"loss": 0.5, "rewards/accuracy": 0.75, "rewards/margin": 0.2, "log_ratios/margin": 2.0, "lr": 5e-7, "tokens_per_second": 1234.5, "mfu": 0.417}
+METRICS = {
+    "loss": 0.5,
+    "rewards/accuracy": 0.75,
+    "rewards/margin": 0.2,
+    "log_ratios/margin": 2.0,
+    "lr": 5e-7,
+    "tokens_per_second": 1234.5,
+    "mfu": 0.417,
+}
 
 
 def test_a_line_has_rate_share_time_left_and_what_is_held_out(tmp_path, capsys, monkeypatch):

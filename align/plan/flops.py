@@ -1,8 +1,8 @@
 """Floating-point operations of a step, counted: every matrix product, a multiplication and an addition as two.
 
-A linear map of S tokens is 2 S inputs outputs forward, as much again for the gradient of what it reads and as much for that
-of its weight. Attention is 2 H d for every pair of a query and a key that it sees in Q Kᵀ and in P V, causal pairs alone, and
-twice that backward. Norms, activations and softmax are left out, as is usual: under 1 % at the sizes of real models.
+A linear map of S tokens is 2 S inputs outputs forward, as much again for the gradient of what it reads and as much for
+that of its weight. Attention is 2 H d for every pair of a query and a key that it sees, in Q Kᵀ and in P V, causal pairs
+alone, and twice that backward. Norms, activations and softmax are left out, as is usual.
 
 `model_flops` are those that the method needs, however they are computed: the numerator of MFU (arXiv 2204.02311, appendix
 B). `step_flops` are those that this code runs: with what it computes twice in order to hold less, which is blocks under
@@ -21,7 +21,7 @@ def linear_forward(linear: Linear, tokens: int) -> int:
 
 
 def linear_backward(setup: Setup, linear: Linear, tokens: int, layer: int) -> int:
-    """Of one matrix and its adapter W x + B A x: the gradients of W or of A and B, and of x if something below is trained."""
+    """Of W x + B A x: the gradients of W or of A and B, and of x where something below is trained."""
     weight = linear.inputs * linear.outputs
     if setup.dense:
         return 2 * tokens * (weight + weight)

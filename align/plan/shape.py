@@ -4,7 +4,7 @@ Symbols are those of CONTRIBUTING.md; S counts the tokens of a micro-batch's str
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple, Protocol
 
 from align.models import DecoderConfig, FalconConfig, LlamaConfig
@@ -86,3 +86,7 @@ class Work:
             pairs += p * (p + 1) // 2 + sum(n * p + n * (n + 1) // 2 for n in read)
             responses += len(read)
         return cls(tokens, targets, pairs, responses)
+
+    def filled(self, tokens: int) -> "Work":
+        """A micro-batch of that many tokens, made as this one is."""
+        return Work(*(-(-count * tokens // max(self.tokens, 1)) for count in astuple(self)))

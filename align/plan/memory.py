@@ -1,0 +1,139 @@
+"""Bytes that a rank holds at its fullest moment, by kind.
+
+Held throughout, sharded over the ranks: what is trained in float32 with AdamW's two moments, what is frozen in the dtype of
+compute. A micro-batch adds what its forward keeps for backward, one number for each token and feature, and the head's
+working memory. Two moments can be the fullest. Backward begins: all activations are there, and of the gradients those of
+the micro-batches before this one, and the head's, whose memory the forward has used. Backward ends: all gradients are
+there, and of the activations one block's.
+"""
+
+from dataclasses import astuple, dataclass, fields
+
+import torch
+
+from align.kernels import tile_columns
+from align.models import FalconConfig
+from align.plan.setup import Setup
+from align.plan.shape import Work
+
+STEP = 256  # tokens; budgets are whole multiples
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by kind."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int
+    reference: int
+    gathered: int
+    slack: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+    def items(self) -> list[tuple[str, int]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+def kept_by_block(setup: Setup, checkpointing: str) -> int:
+    """Numbers that a block's forward keeps for its backward, a token of the stream."""
+    model = setup.model
+    d, f = model.hidden_size, model.ffn_hidden_size
+    queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    if checkpointing == "full":
+        return d
+    if checkpointing == "selective":
+        return d + queries
+    if isinstance(model, FalconConfig):
+        # what a norm reads and returns; the fused projection, for its values; rotated queries and keys; attention's
+        # output; the MLP before and after GELU
+        norms = {0: 4, 1: 2, 2: 3}[model.norms] * d
+        return norms + (queries + 2 * keys) + queries + keys + queries + 2 * f
+    # an RMSNorm also keeps its input over its norm, SwiGLU the activated gate
+    return 2 * 3 * d + (queries + 2 * keys) + queries + 4 * f
+
+
+def passing_through_block(setup: Setup) -> int:
+    """Numbers of a block's backward that nothing kept, a token: gradients around the MLP, and of the residual stream."""
+    gates = 1 if isinstance(setup.model, FalconConfig) else 2
+    return (1 + gates) * setup.model.ffn_hidden_size + 2 * setup.model.hidden_size
+
+
+def activations(setup: Setup, work: Work) -> int:
+    """At the start of backward, and what passes through the last block's."""
+    size, layers = setup.dtype.itemsize, setup.model.num_layers
+    kept = layers * kept_by_block(setup, setup.checkpointing)
+    again = 0 if setup.checkpointing == "none" else kept_by_block(setup, "none")
+    around = 2 * setup.model.hidden_size  # what the final norm reads and returns
+    return work.tokens * size * (kept + again + passing_through_block(setup) + around)
+
+
+def head_buffers(setup: Setup, work: Work) -> int:
+    """Of the states that predict, their gradient's sum, one product on its way there, and tiles of logits."""
+    size, d, v = setup.dtype.itemsize, setup.model.hidden_size, setup.model.vocab_size
+    if setup.logp == "reference":
+        return work.targets * v * 4 * 3
+    tile = min(tile_columns(work.targets, setup.dtype, device=setup.device), v) * work.targets
+    return work.targets * d * (size + 4 + 4) + tile * (size + (4 if setup.dtype == torch.bfloat16 else 0))
+
+
+def memory(setup: Setup, work: Work, accumulates: bool) -> Memory:
+    """Of a rank whose largest micro-batch asks for `work`. accumulates: a step has more than one."""
+    size, shards = setup.dtype.itemsize, setup.shards
+    head_gradient = setup.head * size * setup.dense
+    held = {
+        "weights": (4 * setup.trained + size * setup.frozen) // shards,
+        "optimizer": 8 * setup.trained // shards,
+        "reference": reference_bytes(setup) // shards,
+        "gathered": gathered(setup),
+    }
+    gradients = 4 * setup.trained // shards
+    begins = Memory(
+        **held,
+        gradients=gradients if accumulates else 0,
+        activations=activations(setup, work),
+        head=head_buffers(setup, work) + head_gradient,
+    )
+    ends = Memory(**held, gradients=gradients, activations=0, head=0)
+    fullest = max(begins, ends, key=lambda moment: moment.total)
+    return with_slack(setup, fullest)
+
+
+def reference_bytes(setup: Setup) -> int:
+    """A frozen copy in the dtype of compute, one that moves in float32; with LoRA it is the policy without adapters."""
+    if not setup.live or not setup.dense:
+        return 0
+    return (4 if setup.reference == "moving" else setup.dtype.itemsize) * setup.base
+
+
+def gathered(setup: Setup) -> int:
+    """What FSDP holds whole: the root group, two of the largest others, the gradient of one and its float32 sum's."""
+    if setup.shards == 1:
+        return 0
+    size = setup.dtype.itemsize
+    groups = sorted([setup.block, setup.block, 0 if setup.model.tied else setup.head])
+    return (setup.rest + sum(groups[-2:])) * size + groups[-1] * (4 + size) * setup.dense
+
+
+def with_slack(setup: Setup, moment: Memory) -> Memory:
+    return moment
+
+
+def largest_tokens(setup: Setup, work: Work, room: float, accumulates: bool = True) -> int:
+    """The most tokens a micro-batch may have within `room` bytes, in whole STEPs; 0 where not even one STEP fits.
+
+    work: of any groups; a micro-batch is taken to be made as they are.
+    """
+    fits, too_many = 0, 2**24 // STEP
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if memory(setup, work.filled(middle * STEP), accumulates).total <= room:
+            fits = middle
+        else:
+            too_many = middle
+    return fits * STEP

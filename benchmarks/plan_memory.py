@@ -1,0 +1,135 @@
+"""What --plan says a run will hold, and what the run then held: peak resident memory above the interpreter's own.
+
+    python -m benchmarks.plan_memory [--output FILE] [CASE ...]     # a minute a case on two cores
+
+Each case is a random model of 60 to 130 million parameters with Falcon's vocabulary, in a folder of its own, that train.py
+plans for and then trains for three steps. The interpreter's own memory is that of the same command with a tiny model.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.models import FalconConfig, LlamaConfig, build_model, init_weights, save_model
+from benchmarks import records
+
+TOKENIZER = records.ROOT / "tests" / "golden" / "falcon2_11b_text"  # a tiny model's folder
+FALCON: dict[str, Any] = {"model_type": "falcon", "architectures": ["FalconForCausalLM"], "vocab_size": 65024}
+LLAMA: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 65024}
+GROUPED = {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}
+MODELS: dict[str, dict[str, Any]] = {
+    "falcon 11B in small": {
+        **FALCON, **GROUPED, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+        "tie_word_embeddings": False,
+    },
+    "falcon 7B in small": {
+        **FALCON, "hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "multi_query": True,
+    },
+    "falcon3 in small": {
+        **LLAMA, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 6, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+CASES: dict[str, tuple[str, list[str]]] = {
+    "full": ("falcon 11B in small", ["--train.batch_size", "8", "--train.micro_batch_size", "8"]),
+    "accumulating, live reference": (
+        "falcon 7B in small",
+        ["--reference.mode", "live", "--train.batch_size", "16", "--train.micro_batch_size", "8"],
+    ),
+    "checkpointing": (
+        "falcon3 in small",
+        ["--parallel.activation_checkpointing", "true", "--train.batch_size", "32", "--train.micro_batch_size", "32"],
+    ),
+}
+
+
+def write_model(folder: Path, raw: dict[str, Any]) -> None:
+    kind = LlamaConfig if raw["model_type"] == "llama" else FalconConfig
+    model = build_model(kind.from_dict(raw))
+    init_weights(model, 0)
+    save_model(model, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(TOKENIZER / name, folder / name)
+
+
+def write_pairs(file: Path, rows: int) -> None:
+    """Prompts and responses of 60 to 130 tokens."""
+    draw = random.Random(0)
+
+    def text() -> str:
+        return " ".join(draw.choice("hide hat number stones under really large sorry help".split()) for _ in range(40))
+
+    pairs = [{"prompt": text(), "chosen": text(), "rejected": text()} for _ in range(rows)]
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+
+
+def train(*flags: str) -> str:
+    command = [sys.executable, "train.py", "--loss", "dpo", "--train.steps", "3", *flags]
+    done = subprocess.run(command, cwd=records.ROOT, capture_output=True, text=True, env={**os.environ})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr}")
+    return done.stdout
+
+
+def peak_mib(output: Path) -> float:
+    return json.loads((output / "metrics.jsonl").read_text().splitlines()[-1]["peak_memory_mib"]) if False else max(
+        json.loads(line)["peak_memory_mib"] for line in (output / "metrics.jsonl").read_text().splitlines()
+    )
+
+
+def measure(name: str, scratch: Path) -> dict[str, Any]:
+    """One case planned for, run, and set beside the run of a tiny model."""
+    model, more = CASES[name]
+    folder, data = scratch / "model", scratch / "pairs.jsonl"
+    write_model(folder, MODELS[model])
+    write_pairs(data, 64)
+    flags = ["--data", str(data), "--reference.cache", str(scratch / "cache"), *more]
+    said = train("--model", str(folder), *flags, "--output", str(scratch / "out"), "--plan")
+    found = re.search(r"^memory: ([\d.]+) GiB.*$", said, re.MULTILINE)
+    assert found, said
+    train("--model", str(folder), *flags, "--output", str(scratch / "out"))
+    train("--model", str(TOKENIZER), *flags, "--output", str(scratch / "tiny"))
+    own = peak_mib(scratch / "tiny")
+    held = peak_mib(scratch / "out") - own
+    planned = float(found[1]) * 1024
+    return {
+        "part": "memory", "name": name, "model": model, "flags": more, "planned_mib": round(planned),
+        "measured_mib": round(held), "interpreter_mib": round(own), "ratio": round(planned / held, 3), "kinds": found[0],
+    }  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan_memory", description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"these alone, of: {'; '.join(CASES)}")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="the record; default: a new one of today")
+    args = parser.parse_args(argv)
+    file = args.output or records.new_file(records.FOLDER, "plan-memory", "cpu")
+    from align.kernels import hardware
+
+    machine = {"cpu": hardware("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about: tuple[Any, ...] = (
+        "what --plan says and what the run held", machine, str(datetime.date.today()), records.commit(), {"steps": 3}, [],
+    )  # fmt: skip
+    record = dict(zip(records.KEYS, about, strict=True))
+    for name in args.cases or CASES:
+        with tempfile.TemporaryDirectory(prefix="plan-memory-") as scratch:
+            row = measure(name, Path(scratch))
+        record["numbers"].append(row)
+        records.write(file, record)
+        print(f"{name}: {row['planned_mib']} MiB planned, {row['measured_mib']} MiB held; {row['kinds']}", flush=True)
+    print(file)
+
+
+if __name__ == "__main__":
+    main()
