@@ -70,7 +70,7 @@ def train(config: Config, world: World) -> Path | None:
     reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
-    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
     run = Run(model, optimizer, loss, moving, data.id)

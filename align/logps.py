@@ -1,11 +1,10 @@
-"""From token log-probabilities to one number per response. The only place that shifts targets."""
+"""From token log-probabilities to one number per response."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from align.data.batches import Batch
-from align.models import TokenStats
 
 
 def response_logps(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -27,25 +26,22 @@ def response_sums(
     """What losses read about each response, under the names of LossInputs, (N, K) each: logps, n_tok and those in `tokens`.
 
     tokens: "shared_logps", "weights", "kl", which are costlier in this order: a mask, a second look at the policy's
-    logits, the logits of two models. other, for kl: the reference's `states` (N*K, T-1, D') and head weight (V, D').
+    logits, the logits of two models. other, for kl: the reference's `states` (M, D') and head weight (V, D').
     states: also return this model's.
     """
-    # position t predicts token t + 1, so targets and mask are one to the left of the ids
-    ids, targets, mask = batch.ids[:, :-1], batch.ids[:, 1:], batch.mask[:, 1:]
-    if states or "kl" in tokens or "weights" in tokens:
-        found = model(ids, targets, mask, states=states, collision="weights" in tokens, other=other)
-    else:
-        found = TokenStats(model(ids, targets, mask))
-    logp = found.logp  # (N*K, T-1), 0 off the response
-    n_tok = mask.sum(dim=1)  # (N*K,)
-    sums = {"logps": logp.sum(dim=1), "n_tok": n_tok}
+    found = model(batch.stream, states=states, collision="weights" in tokens, other=other)  # TokenStats, (M,) each
+    owner, n_tok = batch.stream.owner, batch.n_tok
+
+    def sum_per_response(values: Tensor) -> Tensor:  # (M,) -> (N, K)
+        return values.new_zeros(n_tok.numel()).index_add(0, owner, values).view_as(n_tok)
+
+    sums = {"logps": sum_per_response(found.logp), "n_tok": n_tok}
     if "shared_logps" in tokens:
-        # both responses to the length of the shorter one, counted from the first token
-        shared = n_tok.view(-1, batch.K).amin(dim=1).repeat_interleave(batch.K)  # (N*K,)
-        sums["shared_logps"] = logp.masked_fill(mask.cumsum(dim=1) > shared[:, None], 0).sum(dim=1)
+        # all responses to the length of the prompt's shortest one, counted from the first token
+        shared = n_tok.amin(dim=1, keepdim=True).expand_as(n_tok).flatten()  # (N*K,)
+        sums["shared_logps"] = sum_per_response(found.logp.masked_fill(batch.place >= shared[owner], 0))
     if "weights" in tokens:
-        sums["weights"] = ((logp.detach() - found.collision).sum(dim=1) / n_tok).exp()
+        sums["weights"] = (sum_per_response(found.logp.detach() - found.collision) / n_tok).exp()
     if "kl" in tokens:
-        sums["kl"] = found.kl.sum(dim=1)
-    sums = {name: value.view(-1, batch.K) for name, value in sums.items()}
+        sums["kl"] = sum_per_response(found.kl)
     return {**sums, "states": found.states} if states else sums

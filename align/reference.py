@@ -40,7 +40,7 @@ class ReferenceNumbers:
 
     ref_logps: Tensor  # (N, K)
     ref_shared_logps: Tensor  # (N, K), of each response's tokens up to the length of the prompt's shortest
-    distributions: tuple[Tensor, Tensor] | None = None  # hidden states (N*K, T-1, D) and head weight (V, D)
+    distributions: tuple[Tensor, Tensor] | None = None  # hidden states (M, D) and head weight (V, D)
 
 
 class CachedReference:
@@ -99,7 +99,7 @@ def build_reference(
         # a frozen model can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a
         # moving one would be lost to its rounding
         model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
-        model.set_kernels(config.model.logp_impl, config.model.pointwise_impl)
+        model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
         return model.requires_grad_(False).eval()
 
     if config.reference.mode != "cached":

@@ -32,6 +32,11 @@ def key(default: Any, help: str, choices: tuple[str, ...] = (), hint: str = "", 
 class ModelSection:
     path: str = key("", "Hugging Face folder or hub id of the model to align; tiny:base is the embedded one")
     logp_impl: str = key("auto", "how log-probs are computed", ("auto", *IMPLEMENTATIONS))
+    attention_impl: str = key(
+        "rows",
+        "how attention over prompts and responses is: padded rows, or PyTorch's varlen_attn on a GPU",
+        ("rows", "varlen"),
+    )
     pointwise_impl: str = key("auto", "how norms, rotary positions and SwiGLU are", ("auto", "reference", "triton"))
     save_dtype: str = key(
         "auto", "dtype of the exported model/; auto: as the checkpoint", ("auto", "float32", "bfloat16", "float16")
@@ -78,9 +83,12 @@ class TrainSection:
     steps: int = key(0, "optimizer steps; 0: as many as --train.epochs takes", at_least=0)
     epochs: float = key(1.0, "passes over the data, where steps is 0", above=0, below=math.inf)
     batch_size: int = key(32, "prompts per optimizer step, over all ranks", at_least=1)
-    micro_batch_size: int = key(
-        4, "most prompts per rank in one forward pass; the rest is gradient accumulation", at_least=1
+    micro_batch_tokens: int = key(
+        0,
+        "most tokens per rank in one forward pass, the rest is gradient accumulation; 0: what suits the device",
+        at_least=0,
     )
+    micro_batch_size: int = key(0, "most prompts per rank in one forward pass; 0: any number", at_least=0)
     seed: int = key(0, "seed of the data order", at_least=0, at_most=2**40)
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)

@@ -15,7 +15,7 @@ from align.reference import LiveReference
 def test_response_logps_match_the_definition():
     model = load_model(MODEL, dtype=torch.float64)
     groups = [Group([3, 4, 5], [[6, 7, 11], [8, 11]], 0), Group([9, 9, 9, 9, 2], [[1], [5, 4, 3, 2, 11]], 1)]
-    logps, n_tok = response_logps(model, collate(groups, pad_id=11))
+    logps, n_tok = response_logps(model, collate(groups))
     assert n_tok.tolist() == [[3, 2], [1, 5]]
     for i, group in enumerate(groups):
         for j, response in enumerate(group.response_ids):
@@ -26,13 +26,12 @@ def test_response_logps_match_the_definition():
             torch.testing.assert_close(logps[i, j], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_padding_and_neighbours_do_not_matter():
+def test_neighbours_do_not_matter():
     model = load_model(MODEL)
     short, long = Group([3, 4], [[6, 11], [7, 11]], 0), Group([9] * 40, [[1] * 30, [2] * 30], 1)
-    alone, _ = response_logps(model, collate([short], pad_id=11))
-    for pad in (0, 11, 12):
-        together, _ = response_logps(model, collate([short, long], pad_id=pad))
-        torch.testing.assert_close(together[:1], alone, rtol=1e-6, atol=1e-5)
+    alone, _ = response_logps(model, collate([short]))
+    together, _ = response_logps(model, collate([short, long]))
+    torch.testing.assert_close(together[:1], alone, rtol=1e-6, atol=1e-5)
 
 
 GROUPS = [Group([3, 4, 5], [[6, 7, 11], [8, 11]], 0), Group([9, 9, 9, 9, 2], [[1], [5, 4, 3, 2, 11]], 1)]
@@ -56,7 +55,7 @@ def two_models(dtype=torch.float64):
 def test_token_level_sums_match_the_definition():
     """KL, WPO's weights and LD-DPO's shared sums from whole distributions written out, with their gradients."""
     policy, frozen = two_models()
-    batch = collate(GROUPS, pad_id=11)
+    batch = collate(GROUPS)
     known = LiveReference(frozen, distributions=True)(batch)
     sums = response_sums(policy, batch, ("kl", "weights", "shared_logps"), known.distributions)
     expected = {name: torch.empty(2, 2, dtype=torch.float64) for name in ("kl", "weights", "shared_logps", "ref")}
@@ -87,7 +86,7 @@ def sharded_token_level_sums(world):
         for p in frozen.parameters():
             p.mul_(1.1)
     reference = LiveReference(frozen.requires_grad_(False), distributions=True)
-    batch = collate(GROUPS, pad_id=11)
+    batch = collate(GROUPS)
     tokens = ("kl", "weights", "shared_logps")
     whole, whole_frozen = two_models(torch.float32)
     ours = response_sums(policy, batch, tokens, reference(batch).distributions)

@@ -1,7 +1,6 @@
 """Which prompts each step takes, how they are dealt to ranks and micro-batches, and the tensors they become."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,17 +12,18 @@ from torch import Tensor
 
 from align.data.encode import Group, fingerprint
 from align.errors import UserError
+from align.models import Stream, stream_of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """N prompts with K responses each. Rows are prompt-major, group 0's responses first, and padded on the right.
+    """N prompts with K responses each, as one stream of tokens.
 
     Groups after the first n are fillers that keep ranks in step: they run through the model and count for nothing.
     """
 
-    ids: Tensor  # (N*K, T) int64
-    mask: Tensor  # (N*K, T) bool, true where the token is the response's, its EOS included
+    stream: Stream
+    n_tok: Tensor  # (N, K) int64, tokens of every response, its EOS included
     n: int
     K: int
     index: Tensor  # (N,) int64
@@ -31,31 +31,29 @@ class Batch:
     labels: Tensor | None  # (N,) bool
 
     @property
-    def n_tok(self) -> Tensor:
-        """Tokens of every response. # (N, K) int64"""
-        return self.mask.sum(dim=1).view(-1, self.K)
+    def place(self) -> Tensor:
+        """The place of every response token in its response, from 0. # (M,) int64"""
+        lengths = self.n_tok.flatten()
+        first = lengths.cumsum(0) - lengths  # (N*K,)
+        return torch.arange(len(self.stream.owner), device=first.device) - first[self.stream.owner]
 
     def to(self, device: torch.device | str) -> "Batch":
-        tensors: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Stream)
         }
-        return replace(self, **tensors)
+        return replace(self, **moved)
 
 
-def collate(groups: Sequence[Group], pad_id: int, n_real: int | None = None) -> Batch:
-    """A Batch of groups that share one K; the first n_real of them are real (default: all)."""
-    K = len(groups[0].response_ids)
-    unpacked = [(g.prompt_ids, g.response_ids) for g in groups]
-    rows = [(len(prompt), prompt + response) for prompt, responses in unpacked for response in responses]
-    T = max(len(ids) for _, ids in rows)
-    ids = torch.full((len(rows), T), pad_id, dtype=torch.int64)  # (N*K, T)
-    mask = torch.zeros((len(rows), T), dtype=torch.bool)  # (N*K, T)
-    for row, (start, row_ids) in enumerate(rows):
-        ids[row, : len(row_ids)] = torch.tensor(row_ids)
-        mask[row, start : len(row_ids)] = True
+def collate(groups: Sequence[Group], pad_id: int | None = None, n_real: int | None = None, share: bool = True) -> Batch:
+    """A Batch of groups that share one K; the first n_real of them are real (default: all).
+
+    share: a prompt is computed once for all its responses. pad_id is not used: nothing is padded.
+    """
+    unpacked = [(group.prompt_ids, group.response_ids) for group in groups]
+    K = len(unpacked[0][1])
     return Batch(
-        ids=ids,
-        mask=mask,
+        stream=stream_of(unpacked, share and K > 1),
+        n_tok=torch.tensor([[len(response) for response in responses] for _, responses in unpacked]),
         n=len(groups) if n_real is None else n_real,
         K=K,
         index=torch.tensor([g.index for g in groups]),
@@ -82,24 +80,59 @@ def batch_indices(n_rows: int, step: int, batch_size: int, seed: int) -> list[in
 
 
 def split_batch(
-    lengths: Sequence[int], rank: int, world_size: int, micro_batch_size: int
+    sizes: Sequence[int], rank: int, world_size: int, max_prompts: int = 0, max_tokens: int = 0
 ) -> list[tuple[list[int], int]]:
     """This rank's micro-batches of a global batch: (positions in the batch, how many of them are real), each in turn.
 
-    lengths: of the batch's groups; world_size: how many ranks. Every rank gets equally many micro-batches, because
-    collectives must match; one left without prompts holds a filler group and counts 0 real ones. Over all ranks each
-    prompt comes once. Raises UserError when there are more ranks than prompts.
+    sizes: tokens of the batch's groups. world_size: how many ranks. A micro-batch has at most max_prompts groups and
+    max_tokens tokens, but always one group; 0: any number. Every rank gets equally many micro-batches, because collectives
+    must match, and they hold nearly equally many tokens; one left without prompts holds a filler group and counts 0 real
+    ones. Over all ranks each prompt comes once. Raises UserError when there are more ranks than prompts.
     """
-    n = len(lengths)
+    n = len(sizes)
     if n < world_size:
         raise UserError(f"--train.batch_size {n} is less than a prompt for each of the {world_size} ranks; raise it")
-    n_chunks = world_size * math.ceil(n / (world_size * micro_batch_size))
-    # longest first: similar lengths run side by side, and a batch that does not fit in memory fails at once
-    ordered = sorted(range(n), key=lambda position: -lengths[position])
-    sizes = [n // n_chunks + (c < n % n_chunks) for c in range(n_chunks)]
-    starts = np.cumsum([0, *sizes])
-    chunks = [(ordered[starts[c] : starts[c] + sizes[c]] or ordered[-1:], sizes[c]) for c in range(n_chunks)]
-    return chunks[rank::world_size]
+    # largest first: similar sizes run side by side, and a batch that does not fit in memory fails at once
+    ordered = sorted(range(n), key=lambda position: -sizes[position])
+
+    def cut(most: int) -> list[list[int]]:
+        """As few chunks as chunks of at most this many tokens can be."""
+        chunks: list[list[int]] = []
+        room = 0
+        for position in ordered:
+            if not chunks or sizes[position] > room or len(chunks[-1]) == max_prompts:
+                chunks.append([])
+                room = most
+            chunks[-1].append(position)
+            room -= sizes[position]
+        return chunks
+
+    n_chunks = len(cut(max_tokens or sum(sizes)))
+    n_chunks += -n_chunks % world_size
+    # the least that cuts into no more chunks than that, between what one group takes and what all do
+    low, high = max(max(sizes), -(-sum(sizes) // n_chunks)), max_tokens or sum(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(cut(middle)) <= n_chunks else (middle + 1, high)
+    chunks = cut(low)
+    while len(chunks) < n_chunks and max(map(len, chunks)) > 1:  # one more, rather than one that counts for nothing
+        largest = max((chunk for chunk in chunks if len(chunk) > 1), key=lambda chunk: sum(sizes[p] for p in chunk))
+        at, half = chunks.index(largest), len(largest) // 2
+        chunks[at : at + 1] = [largest[:half], largest[half:]]
+    counted = [(chunk, len(chunk)) for chunk in chunks] + [(ordered[-1:], 0)] * (n_chunks - len(chunks))
+    return counted[rank::world_size]
+
+
+def stream_tokens(group: Group, share: bool) -> int:
+    """Tokens that a group takes in a stream."""
+    lengths = group.response_lengths
+    return group.prompt_length * (1 if share and len(lengths) > 1 else len(lengths)) + sum(lengths) - len(lengths)
+
+
+def sharing_saves(groups: Sequence[Group]) -> float:
+    """The share of the tokens that computing each prompt once, not once for each of its responses, leaves out."""
+    apart, shared = (sum(stream_tokens(group, share) for group in groups) for share in (False, True))
+    return 1 - shared / apart
 
 
 @dataclass(frozen=True)
@@ -114,13 +147,14 @@ class Dataset:
     n_train: int
     steps: int
     batch_size: int  # prompts per step, over all ranks
-    micro_batch_size: int  # at most, per rank
+    micro_batch_size: int  # prompts per rank in one forward pass, at most; 0: any number
+    micro_batch_tokens: int  # tokens, likewise
     seed: int
-    pad_id: int
     rank: int
     world_size: int
     device: torch.device
     template: str | None = None
+    share: bool = True  # each prompt is computed once for all its responses
 
     @property
     def held_out(self) -> range:
@@ -142,9 +176,10 @@ class Dataset:
 
     def micro_batches(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Tensor]]:
         """This rank's part of a global batch: batches, each with the positions (n,) of its real prompts among `indices`."""
-        lengths = [self.groups[i].length for i in indices]
-        for chunk, real in split_batch(lengths, self.rank, self.world_size, self.micro_batch_size):
-            batch = collate([self.groups[indices[p]] for p in chunk], self.pad_id, real)
+        sizes = [stream_tokens(self.groups[i], self.share) for i in indices]
+        limits = self.micro_batch_size, self.micro_batch_tokens
+        for chunk, real in split_batch(sizes, self.rank, self.world_size, *limits):
+            batch = collate([self.groups[indices[p]] for p in chunk], n_real=real, share=self.share)
             positions = torch.tensor(chunk[:real], dtype=torch.int64)
             yield batch.to(self.device), positions.to(self.device)
 

@@ -26,14 +26,14 @@ NON_FINITE = "the model's log-probabilities are non-finite"
 
 
 @torch.no_grad()
-def sum_logps(model: Decoder, pad_id: int, rows: Sequence[tuple[list[int], list[int]]], batch_size: int) -> list[float]:
+def sum_logps(model: Decoder, rows: Sequence[tuple[list[int], list[int]]], batch_size: int) -> list[float]:
     """log p(response | prompt), summed over the response, of (prompt ids, response ids) rows."""
     found = [0.0] * len(rows)
     # similar lengths run side by side; the longest first, so that a batch which does not fit in memory fails at once
     order = sorted(range(len(rows)), key=lambda i: -sum(map(len, rows[i])))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = collate([Group(rows[i][0], [rows[i][1]], i) for i in chosen], pad_id)
+        batch = collate([Group(rows[i][0], [rows[i][1]], i) for i in chosen])
         logps, _ = response_logps(model, batch.to(model.embedding.weight.device))  # (B, 1)
         for i, value in zip(chosen, logps[:, 0].tolist(), strict=True):
             found[i] = value
@@ -114,7 +114,7 @@ def choice_records(
         else:
             rows += encoded
             spans[-1] = slice(len(rows) - len(encoded), len(rows))
-    logps = sum_logps(model, tokenizer.pad_id, rows, batch_size)
+    logps = sum_logps(model, rows, batch_size)
     for record, span in zip(records, spans, strict=True):
         if "error" in record:
             continue
@@ -176,7 +176,7 @@ def perplexity_records(model: Decoder, tokenizer: Tokenizer, items: Sequence[dic
     Perplexity is exp(sum of nll / sum of tokens), bits per byte sum of nll / (log 2 x sum of bytes); the latter
     compares models with different tokenizers.
     """
-    logps = sum_logps(model, tokenizer.pad_id, [(item["context"], item["ids"]) for item in items], batch_size)
+    logps = sum_logps(model, [(item["context"], item["ids"]) for item in items], batch_size)
     records = []
     for item, logp in zip(items, logps, strict=True):
         found = {"values": {"nll": -logp, "tokens": len(item["ids"]), "bytes": item["bytes"]}}
@@ -239,7 +239,7 @@ def preference_records(
             record["truncated"] = len(group.prompt_ids) - room
         prompt = cut_left(group.prompt_ids, room, tokenizer.bos_id)
         rows += [(prompt, response) for response in group.response_ids]
-    found = iter(sum_logps(model, tokenizer.pad_id, rows, batch_size))
+    found = iter(sum_logps(model, rows, batch_size))
     lengths = (len(response) for _, response in rows)
     for record in records:
         if "error" in record:

@@ -18,6 +18,7 @@ from align.models.falcon import Falcon, FalconConfig
 from align.models.folder import resolve_model
 from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
+from align.models.stream import Stream, stream_of, stream_of_rows
 
 __all__ = [
     "BertConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "LlamaConfig",
     "LogProbHead",
     "RobertaConfig",
+    "Stream",
     "TokenStats",
     "build_model",
     "check_weights",
@@ -41,4 +43,6 @@ __all__ = [
     "read_config",
     "resolve_model",
     "save_model",
+    "stream_of",
+    "stream_of_rows",
 ]

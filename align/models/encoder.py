@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.errors import UserError
+from align.models.attention import attend_rows
 from align.models.config import Fields, check_common
-from align.models.layers import attend
 
 
 @dataclass(kw_only=True)
@@ -128,7 +128,7 @@ class EncoderAttention(nn.Module):
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         projections = (self.self["query"], self.self["key"], self.self["value"])
         q, k, v = (p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in projections)  # (B, H, T, d)
-        return self.output(attend(q, k, v, seen), x)
+        return self.output(attend_rows(q, k, v, seen), x)
 
 
 class EncoderBlock(nn.Module):

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.errors import UserError
+from align.models.attention import Attend
 from align.models.config import DecoderConfig, Fields, Rope, check_common, check_heads
-from align.models.layers import Decoder, Extend, LogProbHead, attend, rotate
+from align.models.layers import Decoder, LogProbHead, rotate
 
 # the names of the first releases (modelling_RW.py), before transformers took Falcon in
 OLD_NAMES = {
@@ -92,18 +93,14 @@ class FalconAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, fused, bias=config.bias)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(
-        self, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None, mask: Tensor | None, extend: Extend | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         # one layout serves all variants: for each key/value head its queries, then its key, then its value
         fused = self.query_key_value(x).unflatten(-1, (self.kv_heads, -1, self.head_dim))  # (B, T, kv, H/kv + 2, d)
         q = fused[..., :-2, :].flatten(2, 3).transpose(1, 2)  # (B, H, T, d)
         k, v = fused[..., -2, :].transpose(1, 2), fused[..., -1, :].transpose(1, 2)  # (B, kv, T, d)
         if cos_sin is not None:
             q, k = rotate(q, cos_sin, self.impl), rotate(k, cos_sin, self.impl)
-        if extend is not None:
-            k, v = extend(k, v)
-        return self.dense(attend(q, k, v, mask))
+        return self.dense(attend(q, k, v))
 
 
 class FalconMLP(nn.Module):
@@ -126,18 +123,16 @@ class FalconBlock(nn.Module):
         self.self_attention = FalconAttention(config)
         self.mlp = FalconMLP(config)
 
-    def forward(
-        self, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None, mask: Tensor | None, extend: Extend | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         norm = self.get_submodule
         if self.norms == 0:
-            x = x + self.self_attention(norm("input_layernorm")(x), cos_sin, mask, extend)
+            x = x + self.self_attention(norm("input_layernorm")(x), cos_sin, attend)
             return x + self.mlp(norm("post_attention_layernorm")(x))
         if self.norms == 1:
             for_attention = for_mlp = norm("input_layernorm")(x)
         else:
             for_attention, for_mlp = norm("ln_attn")(x), norm("ln_mlp")(x)
-        return x + (self.mlp(for_mlp) + self.self_attention(for_attention, cos_sin, mask, extend))
+        return x + (self.mlp(for_mlp) + self.self_attention(for_attention, cos_sin, attend))
 
 
 class Falcon(Decoder):

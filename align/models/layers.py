@@ -1,18 +1,17 @@
-"""What the decoder families share: norm, positions, attention, cache, head, and the model around the blocks."""
+"""What the decoder families share: norm, positions, head, and the model around the blocks."""
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.kernels import linear_collision, linear_kl, linear_logp, pointwise
+from align.models.attention import Attend, Cache, Cached, Causal, OfStream, Varlen, visibility
 from align.models.config import DecoderConfig, Rope
-
-Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+from align.models.stream import Stream, stream_of_rows
 
 
 class RMSNorm(nn.Module):
@@ -40,45 +39,13 @@ def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor], impl: str = "auto") -> Ten
     return pointwise.rotate(x, *cos_sin, impl)
 
 
-def alibi_slopes(heads: int, device: torch.device) -> Tensor:  # (heads,) float32
-    """2^(-8i/n) for i = 1..n; when heads is no power of two, the rest interleave those of 2n (arXiv 2108.12409)."""
-    n = 2 ** int(math.log2(heads))
-    slopes = [2 ** (-8 * i / n) for i in range(1, n + 1)] + [2 ** (-4 * i / n) for i in range(1, 2 * (heads - n), 2)]
-    return torch.tensor(slopes, device=device)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention of q (B, H, T, d) over k, v (B, kv_heads, S, d), causal if no mask is given -> (B, T, H d)."""
-    if mask is not None and mask.is_floating_point():
-        mask = mask.to(q.dtype)
-    groups = k.shape[1]
-    grouped = groups != q.shape[1]
-    if grouped and q.shape[2] == 1 and mask is not None and mask.ndim == 4:
-        # one token of every row: the queries of a key/value head become its rows, so that its keys are read once
-        q = q.view(len(q), groups, -1, q.shape[-1])  # (B, kv_heads, H / kv_heads, d)
-        mask = mask if mask.shape[1] == 1 else mask.view(*q.shape[:3], -1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1)[:, None]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-    return out.transpose(1, 2).flatten(2)
-
-
-class Cache(Protocol):
-    """What a forward of the model needs of a key/value cache (align/generate/cache.py has one)."""
-
-    columns: int  # how many the tokens being read attend to
-
-    def start(self, columns: int, device: torch.device) -> Tensor: ...
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
-
-
 class TokenStats(NamedTuple):
-    """Statistics of tokens, (N,) from the head and (B, T) from a Decoder; None for what was not requested."""
+    """Statistics of M tokens, (M,) float32 each; None for what was not requested."""
 
     logp: Tensor  # log p(target)
     collision: Tensor | None = None  # log Σ_v p(v)²
     kl: Tensor | None = None  # KL(other ‖ this)
-    states: Tensor | None = None  # what the head reads, (B, T, D)
+    states: Tensor | None = None  # what the head reads, (M, D)
 
 
 class LogProbHead(nn.Linear):
@@ -115,12 +82,13 @@ class LogProbHead(nn.Linear):
 class Decoder(nn.Module):
     """Embedding, blocks, norm, head. A family adds its block and the published names of its parts.
 
-    A block is called as block(x, cos_sin, mask, extend): x (B, T, D); cos_sin the rotary tables or None; mask what
-    each token sees, None for plain causal; extend hands keys and values through the cache, None without one.
+    A block is called as block(x, cos_sin, attend): x (B, T, D); cos_sin the rotary tables or None; attend what knows
+    which tokens see each other (align/models/attention.py).
     """
 
     config: DecoderConfig
     lm_head: LogProbHead
+    attention = "rows"  # or "varlen": how a stream is attended to
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -134,8 +102,10 @@ class Decoder(nn.Module):
     def final_norm(self) -> nn.Module:
         raise NotImplementedError
 
-    def set_kernels(self, logp: str = "auto", pointwise: str = "auto") -> None:
-        """Choose implementations: of kernels.linear_logp for the head, of kernels.pointwise for all that has a choice."""
+    def set_kernels(self, logp: str = "auto", pointwise: str = "auto", attention: str = "rows") -> None:
+        """Choose implementations: of kernels.linear_logp for the head, of kernels.pointwise for all that has a choice, and
+        of attention over a stream."""
+        self.attention = attention
         for module in self.modules():
             if hasattr(module, "impl"):
                 module.impl = logp if module is self.lm_head else pointwise  # type: ignore[assignment]  # a str
@@ -147,74 +117,65 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,
-        targets: Tensor,
-        mask: Tensor,
+        ids: Tensor | Stream,
+        targets: Tensor | None = None,
+        mask: Tensor | None = None,
         *,
         states: bool = False,
         collision: bool = False,
         other: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | TokenStats:
-        """log p(targets[b, t] | ids[b, :t + 1]) where mask is true, 0 elsewhere.
+        """Of rows ids, targets (B, T) int64 and mask (B, T) bool: log p(targets[b, t] | ids[b, :t + 1]), 0 where mask is 0.
 
-        ids, targets: (B, T) int64; mask: (B, T) bool. Rows are right-padded. Returns (B, T) float32 (float64 for a
-        float64 model). Only the masked positions meet the head, which runs even when there are none: a sharded model
+        (B, T) float32, float64 for a float64 model. Of a Stream: TokenStats of its M response tokens, with what states,
+        collision and other request. states: what the head reads. For methods that look at whole next-token
+        distributions, collision: log Σ_v p(v)²; other: KL(other ‖ this), the other model given by its states (M, D') and
+        head weight (V, D').
+
+        The head reads only the states that predict a wanted token, and runs even when there are none: a sharded model
         needs every rank to call it.
-
-        With states, collision or other it returns TokenStats instead: the same, and what these request. states: what the
-        head reads. For methods that look at whole next-token distributions, collision: log Σ_v p(v)²; other: KL(other ‖
-        this), the other model given by its states (B, T, D') and head weight (V, D').
         """
-        chosen = mask.nonzero(as_tuple=True)  # rows (n,), columns (n,)
-        h = self.hidden(ids)  # (B, T, D)
-        if other is not None:
-            other = (other[0][chosen], other[1])  # (n, D'), (V, D')
-        found = self.lm_head(h[chosen], targets[chosen], collision, other)  # (n,) each
+        stream = ids if isinstance(ids, Stream) else stream_of_rows(ids, cast(Tensor, targets), cast(Tensor, mask))
+        attend = self.attend(stream)
+        h = self.run(stream.ids[None], stream.positions, [attend] * len(self.blocks))[0]  # (S, D)
+        h = h[stream.source]  # (M, D)
+        found: TokenStats = self.lm_head(h, stream.target, collision, other)
+        if mask is None:
+            return found._replace(states=h if states else None)
+        # not a view: a sharded model registers its backward hook on what this returns
+        return found.logp.new_zeros(mask.shape).index_put(mask.nonzero(as_tuple=True), found.logp)
 
-        def scatter(values: Tensor) -> Tensor:  # (n,) -> (B, T)
-            # not a view: a sharded model registers its backward hook on what this returns
-            return values.new_zeros(mask.shape).index_put(chosen, values)
-
-        logp = scatter(found.logp)
-        if not states and not collision and other is None:
-            return logp
-        return TokenStats(
-            logp,
-            None if found.collision is None else scatter(found.collision),
-            None if found.kl is None else scatter(found.kl),
-            h if states else None,
-        )
+    def attend(self, stream: Stream) -> Attend:
+        return Varlen(stream) if self.attention == "varlen" else OfStream(self.config, stream)
 
     def logits(self, ids: Tensor, cache: Cache | None = None, at: Tensor | None = None) -> Tensor:
-        """Scores of the next token, (B, T, V); or (B, V) at one position `at` (B,) of each row."""
+        """Scores of the next token, (B, T, V); or (B, V) at one position `at` (B,) of each row. Rows are right-padded."""
         h = self.hidden(ids, cache)  # (B, T, D)
         if at is not None:
             h = h[torch.arange(len(h), device=h.device), at]  # (B, D)
         return self.lm_head(h)
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """What the head reads, (B, T, D)."""
-        cos_sin, mask = self.locate(ids, cache)
-        x = self.embedding(ids)  # (B, T, D)
-        for i, block in enumerate(self.blocks):
-            x = block(x, cos_sin, mask, partial(cache.extend, i) if cache is not None else None)
-        return self.final_norm(x)
+        """What the head reads of rows, (B, T, D)."""
+        columns, layers = ids.shape[1], len(self.blocks)
+        if cache is None:
+            causal = Causal(self.config, columns, ids.device)
+            return self.run(ids, torch.arange(columns, device=ids.device), [causal] * layers)
+        positions = cache.start(columns, ids.device)  # (T,) or (B, 1, T)
+        mask = None
+        if self.config.rope is None or cache.columns != columns:
+            seen = torch.arange(cache.columns, device=ids.device) <= positions[..., None]  # (T, C) or (B, 1, T, C)
+            mask = visibility(self.config, seen)
+        return self.run(ids, positions, [Cached(cache, layer, mask) for layer in range(layers)])
 
-    def locate(self, ids: Tensor, cache: Cache | None) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
-        """The rotary tables and the attention mask of one forward: computed here, so that the model has no buffers."""
-        config, columns, device = self.config, ids.shape[1], ids.device
-        positions = torch.arange(columns, device=device) if cache is None else cache.start(columns, device)
-        seen = columns if cache is None else cache.columns
-        cos_sin = rotary(config.rope, config.head_dim, positions) if config.rope else None
-        if config.rope and seen == columns:
-            return cos_sin, None
-        key_positions = torch.arange(seen, device=device)  # (S,)
-        mask = key_positions <= positions[..., None]  # (T, S) or (B, 1, T, S)
-        if config.rope is None:
-            # rounded to bfloat16 before the division by sqrt(d), whatever the dtype: Falcon-RW's published code does so
-            bias = alibi_slopes(config.num_heads, device).bfloat16()[:, None, None] * key_positions  # (H, 1, S)
-            mask = (bias.float() / math.sqrt(config.head_dim)).masked_fill(~mask, -math.inf)  # ([B,] H, T, S)
-        return cos_sin, mask
+    def run(self, ids: Tensor, positions: Tensor, attends: Sequence[Attend]) -> Tensor:
+        """Embedding, blocks, norm: ids (B, T) at positions (T,) or (B, 1, T), an attention for each layer -> (B, T, D)."""
+        # computed here, so that the model has no buffers
+        cos_sin = rotary(self.config.rope, self.config.head_dim, positions) if self.config.rope else None
+        x = self.embedding(ids)
+        for block, attend in zip(self.blocks, attends, strict=True):
+            x = block(x, cos_sin, attend)
+        return self.final_norm(x)
 
 
 def init_weights(model: Decoder, seed: int) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from align.errors import UserError
 from align.kernels import pointwise
+from align.models.attention import Attend
 from align.models.config import DecoderConfig, Fields, Rope, check_common, check_heads
-from align.models.layers import Decoder, Extend, LogProbHead, RMSNorm, attend, rotate
+from align.models.layers import Decoder, LogProbHead, RMSNorm, rotate
 
 
 @dataclass(kw_only=True)
@@ -66,13 +67,11 @@ class LlamaAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.attention_bias)
 
-    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, extend: Extend | None) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for p in projections)  # (B, heads, T, d)
         q, k = rotate(q, cos_sin, self.impl), rotate(k, cos_sin, self.impl)
-        if extend is not None:
-            k, v = extend(k, v)
-        return self.o_proj(attend(q, k, v, mask))
+        return self.o_proj(attend(q, k, v))
 
 
 class LlamaMLP(nn.Module):
@@ -97,8 +96,8 @@ class LlamaBlock(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = LlamaMLP(config)
 
-    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, extend: Extend | None) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), cos_sin, mask, extend)  # (B, T, D)
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), cos_sin, attend)  # (B, T, D)
         norm = self.post_attention_layernorm
         normed, x = pointwise.add_rms_norm(x, attended, norm.weight, norm.eps, norm.impl)
         return x + self.mlp(normed)

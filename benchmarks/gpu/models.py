@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from align.data.batches import Batch
+from align.data.batches import Batch, collate
+from align.data.encode import Group
 from align.models import Decoder, build_model, read_config, save_model
 from align.models.falcon import FalconConfig
 from benchmarks.gpu.part import CUDA, DEVICE, DRY, ROWS
@@ -71,10 +72,15 @@ def folder(size: str) -> Path:
     return path
 
 
-def pairs(vocab_size: int, prompts: int = PROMPTS, length: int = LENGTH) -> Batch:
-    """Random pairs whose rows share the prompt, their first half."""
-    g = torch.Generator().manual_seed(3)
-    ids = torch.randint(20, vocab_size, (2 * prompts, length), generator=g)  # (2 N, T)
+def pair_rows(vocab_size: int, prompts: int = PROMPTS, length: int = LENGTH) -> Tensor:
+    """Random ids of pairs, (2 N, T): both rows of a pair begin with its prompt, their first half."""
+    ids = torch.randint(20, vocab_size, (2 * prompts, length), generator=torch.Generator().manual_seed(3))
     ids[1::2, : length // 2] = ids[::2, : length // 2]
-    mask: Tensor = (torch.arange(length) >= length // 2).expand(2 * prompts, length)  # (2 N, T)
-    return Batch(ids, mask.clone(), prompts, 2, torch.arange(prompts), None, None).to(DEVICE)
+    return ids
+
+
+def pairs(vocab_size: int, prompts: int = PROMPTS, length: int = LENGTH) -> Batch:
+    """The pairs of `pair_rows`."""
+    rows, half = pair_rows(vocab_size, prompts, length).tolist(), length // 2
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    return collate([Group(a[:half], [a[half:], b[half:]], i) for i, (a, b) in enumerate(pairs)]).to(DEVICE)

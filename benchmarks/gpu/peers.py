@@ -37,14 +37,14 @@ def plain_loop(name: str, folder: Path, checkpointing: bool) -> None:
     if checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-7, fused=CUDA)
-    batch = models.pairs(model.config.vocab_size)
+    ids = models.pair_rows(model.config.vocab_size).to(DEVICE)  # (2 N, T)
     ref = torch.zeros(PROMPTS, 2, device=DEVICE)
 
     def step() -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=CUDA):
-            logits = model(batch.ids[:, :-1]).logits
-        logp = F.log_softmax(logits.float(), dim=-1).gather(-1, batch.ids[:, 1:, None])[..., 0]
-        r = BETA * ((logp * batch.mask[:, 1:]).sum(dim=1).view(PROMPTS, 2) - ref)
+            logits = model(ids[:, :-1]).logits
+        logp = F.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+        r = BETA * (logp[:, LENGTH // 2 - 1 :].sum(dim=1).view(PROMPTS, 2) - ref)
         (-F.logsigmoid(r[:, 0]) - 0.5 * F.logsigmoid(-r).sum(dim=1)).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -65,7 +65,7 @@ def trl(name: str, folder: Path, checkpointing: bool) -> None:
     half = LENGTH // 2
     rows = [
         {"prompt_ids": a[:half], "chosen_ids": a[half:], "rejected_ids": b[half:]}
-        for a, b in models.pairs(400).ids.view(PROMPTS, 2, LENGTH).tolist()
+        for a, b in models.pair_rows(400).view(PROMPTS, 2, LENGTH).tolist()
     ]
     taken: list[float] = []
 

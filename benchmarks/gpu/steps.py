@@ -47,11 +47,12 @@ CASES = (
 
 def operations(config: FalconConfig, model: Decoder, batch: Batch) -> float:
     """Of forward and backward, in TFLOP."""
-    rows, tokens = batch.ids.shape[0], batch.ids.shape[1] - 1
+    stream = batch.stream
     in_blocks = sum(p.numel() for block in model.blocks for p in block.parameters() if p.ndim == 2)
-    attention = 6 * config.num_layers * rows * tokens * tokens * config.hidden_size  # causal: half of all pairs
-    head = 6 * config.vocab_size * config.hidden_size * int(batch.mask[:, 1:].sum())
-    return (6 * in_blocks * rows * tokens + attention + head) / 1e12
+    seen = sum(run.length * (run.before + run.length / 2) for run in stream.runs)  # pairs of tokens; causal: half
+    attention = 12 * config.num_layers * seen * config.hidden_size
+    head = 6 * config.vocab_size * config.hidden_size * len(stream.target)
+    return (6 * in_blocks * len(stream.ids) + attention + head) / 1e12
 
 
 def layers_that_fit(size: str, free_bytes: int) -> int:
@@ -96,7 +97,7 @@ def run(size: str, world: World) -> None:
     table = torch.stack([numbers.ref_logps, numbers.ref_shared_logps], dim=-1)  # (N, K, 2)
     references: dict[str, Reference] = {"live": frozen, "cached": CachedReference(table)}
     n_params = sum(p.numel() for p in model.parameters())
-    tflop, n_tokens = operations(config, model, batch), batch.ids[:, 1:].numel()
+    tflop, n_tokens = operations(config, model, batch), 2 * models.PROMPTS * (models.LENGTH - 1)
     part.row(f"{size} model", layers=config.num_layers, parameters=n_params, tokens=n_tokens, step_tflop=tflop)
 
     def step(reference: Reference) -> None:

@@ -1,63 +1,43 @@
 """Batches: masks by position; and their schedule: pure, complete, balanced."""
 
-import json
 import random
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import pytest
 import torch
-from conftest import GOLDEN
 from tokenizer_folder import EOS, PAD
 
-from align.data import collate, load_tokenizer
-from align.data.batches import Dataset, batch_indices, split_batch
+from align.data import collate
+from align.data.batches import Dataset, batch_indices, sharing_saves, split_batch, stream_tokens
 from align.data.encode import Group
 from align.errors import UserError
 
 
-def test_golden_batch_is_padded_alike():
-    tokenizer = load_tokenizer(GOLDEN / "tokenizer")
-    golden = json.loads((GOLDEN / "tokenizer" / "tokenizer_golden.json").read_text())["padded_batch"]
-    # a group of one token of prompt and the rest as its response covers each recorded row
-    groups = [Group(ids[:1], [ids[1:]], i) for i, ids in enumerate(tokenizer.encode_batch(golden["texts"])) if ids[1:]]
-    batch = collate(groups, tokenizer.pad_id)
-    assert batch.ids.tolist() == golden["right"]["input_ids"][1:]
-    attended = torch.tensor(golden["right"]["attention_mask"][1:])
-    assert torch.equal(batch.mask[:, 1:].long(), attended[:, 1:]) and not batch.mask[:, 0].any()
-
-
-def test_collate_masks_by_position_whatever_the_ids():
-    # the prompt holds the pad and EOS ids, pad is EOS, and one response holds the pad id
+def test_collate_takes_tokens_by_place_whatever_the_ids():
+    # the prompt holds the pad and EOS ids, and one response holds the pad id
     groups = [Group([EOS, 5, PAD], [[7, EOS], [PAD, 8, 9, EOS]], 4), Group([6], [[EOS], [7, 7]], 2)]
-    batch = collate(groups, EOS)
-    P = EOS
-    assert batch.ids.tolist() == [
-        [EOS, 5, PAD, 7, EOS, P, P],
-        [EOS, 5, PAD, PAD, 8, 9, EOS],
-        [6, EOS, P, P, P, P, P],
-        [6, 7, 7, P, P, P, P],
-    ]
-    assert batch.mask.long().tolist() == [
-        [0, 0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 1, 1, 1, 1],
-        [0, 1, 0, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0, 0],
-    ]
-    assert batch.ids.dtype == torch.int64 and batch.mask.dtype == torch.bool
+    batch = collate(groups)
+    assert batch.stream.ids.tolist() == [EOS, 5, PAD, 7, PAD, 8, 9, 6, 7]
+    assert batch.stream.target.tolist() == [7, EOS, PAD, 8, 9, EOS, EOS, 7, 7]
+    assert batch.stream.owner.tolist() == [0, 0, 1, 1, 1, 1, 2, 3, 3]
+    assert batch.place.tolist() == [0, 1, 0, 1, 2, 3, 0, 0, 1]
     assert batch.n_tok.tolist() == [[2, 4], [1, 2]]
     assert (batch.n, batch.K, batch.index.tolist()) == (2, 2, [4, 2])
     assert batch.scores is None and batch.labels is None
-    padded = collate(groups, PAD)
-    assert torch.equal(padded.mask, batch.mask), "the mask does not depend on the pad id"
+    apart = collate(groups, share=False)
+    assert apart.stream.ids.tolist() == [EOS, 5, PAD, 7, EOS, 5, PAD, PAD, 8, 9, 6, 6, 7]
+    for name in ("target", "owner"):
+        assert torch.equal(getattr(apart.stream, name), getattr(batch.stream, name))
 
 
 def test_collate_scores_labels_fillers_and_device():
     scored = [Group([1], [[2], [3], [4]], i, scores=[0.5, 0.25, 0.1]) for i in range(2)]
-    batch = collate(scored, 0, n_real=0).to("meta")
+    batch = collate(scored, n_real=0).to("meta")
     assert batch.n == 0 and batch.scores.shape == (2, 3) and batch.scores.dtype == torch.float32
-    assert {t.device.type for t in (batch.ids, batch.mask, batch.index, batch.scores)} == {"meta"}
+    assert {t.device.type for t in (batch.stream.ids, batch.stream.owner, batch.index, batch.scores)} == {"meta"}
     unpaired = [Group([1], [[2]], i, label=i == 1) for i in range(2)]
-    labels = collate(unpaired, 0).labels
+    labels = collate(unpaired).labels
     assert labels.tolist() == [False, True] and labels.dtype == torch.bool
 
 
@@ -90,36 +70,69 @@ def test_split_covers_the_batch_once_on_any_number_of_ranks():
     draw = random.Random(seed)
     fillers = 0
     for _ in range(400):
-        n, world, micro = draw.randint(1, 40), draw.randint(1, 9), draw.randint(1, 6)
-        lengths = [draw.randint(1, 12) for _ in range(n)]
+        n, world = draw.randint(1, 40), draw.randint(1, 9)
+        prompts, tokens = draw.choice([0, 1, 2, 6]), draw.choice([0, 1, 12, 30])
+        sizes = [draw.randint(1, 12) for _ in range(n)]
         if n < world:
             with pytest.raises(UserError, match=r"--train\.batch_size"):
-                split_batch(lengths, 0, world, micro)
+                split_batch(sizes, 0, world, prompts, tokens)
             continue
-        ranks = [split_batch(lengths, rank, world, micro) for rank in range(world)]
-        assert {len(rank) for rank in ranks} == {-(-n // (world * micro))}
-        assert all(1 <= len(chunk) <= micro for rank in ranks for chunk, _ in rank)
-        assert all(real in (0, len(chunk)) for rank in ranks for chunk, real in rank)
-        assert all(0 <= p < n for rank in ranks for chunk, _ in rank for p in chunk)
-        real = [p for rank in ranks for chunk, n_real in rank for p in chunk[:n_real]]
-        assert sorted(real) == list(range(n))
-        sizes = [n_real for rank in ranks for _, n_real in rank]
-        assert max(sizes) - min(sizes) <= 1
-        fillers += 0 in sizes
-        # read in the order the chunks run, rank beside rank, lengths never grow
-        turns = [chunk[:n_real] for turn in zip(*ranks, strict=True) for chunk, n_real in turn]
-        in_order = [lengths[p] for chunk in turns for p in chunk]
+        ranks = [split_batch(sizes, rank, world, prompts, tokens) for rank in range(world)]
+        assert len({len(rank) for rank in ranks}) == 1
+        chunks = [chunk for rank in ranks for chunk in rank]
+        assert all(real in (0, len(chunk)) and chunk for chunk, real in chunks)
+        assert all(len(chunk) <= prompts for chunk, _ in chunks if prompts)
+        weights = [sum(sizes[p] for p in chunk) for chunk, _ in chunks]
+        assert all(
+            weight <= tokens or len(chunk) == 1 for weight, (chunk, _) in zip(weights, chunks, strict=True) if tokens
+        )
+        assert sorted(p for chunk, real in chunks for p in chunk[:real]) == list(range(n))
+        # no filler where a chunk of several prompts could be dealt
+        empty = sum(real == 0 for _, real in chunks)
+        assert not empty or all(len(chunk) == 1 for chunk, _ in chunks)
+        # read in the order the chunks run, rank beside rank, sizes never grow
+        turns = [chunk[:real] for turn in zip(*ranks, strict=True) for chunk, real in turn]
+        in_order = [sizes[p] for chunk in turns for p in chunk]
         assert in_order == sorted(in_order, reverse=True)
+        fillers += empty > 0
     assert fillers > 0
+
+
+def test_no_other_cut_in_order_has_a_smaller_largest_micro_batch():
+    """Against every way to cut the sorted batch into as many micro-batches."""
+    draw = random.Random(5)
+    for _ in range(60):
+        sizes = sorted((draw.randint(1, 30) for _ in range(draw.randint(3, 8))), reverse=True)
+        chunks = split_batch(sizes, 0, 1, 0, draw.randint(30, 90))
+        largest = max(sum(sizes[p] for p in chunk) for chunk, _ in chunks)
+        cuts = combinations(range(1, len(sizes)), len(chunks) - 1)
+        best = min(max(sum(sizes[a:b]) for a, b in pairwise((0, *cut, len(sizes)))) for cut in cuts)
+        assert largest == best
 
 
 def test_split_by_hand():
     # longest first, ties in the batch's order
-    assert split_batch([9, 5, 5, 5], 0, 1, 4) == [([0, 1, 2, 3], 4)]
-    assert split_batch([5, 5, 5, 9], 0, 1, 4) == [([3, 0, 1, 2], 4)]
+    assert split_batch([9, 5, 5, 5], 0, 1) == [([0, 1, 2, 3], 4)]
+    assert split_batch([5, 5, 5, 9], 0, 1, max_prompts=4) == [([3, 0, 1, 2], 4)]
+    # near-equal tokens, not near-equal numbers of prompts
+    assert split_batch([9, 3, 3, 3], 0, 1, max_tokens=12) == [([0], 1), ([1, 2, 3], 3)]
+    # a prompt beyond the budget runs alone
+    assert split_batch([9, 2, 2], 0, 1, max_tokens=5) == [([0], 1), ([1, 2], 2)]
+    # two ranks without a budget share the prompts
+    assert [split_batch([4, 4, 4, 4], rank, 2) for rank in (0, 1)] == [[([0, 1], 2)], [([2, 3], 2)]]
     # four chunks for three prompts: rank 1's second holds a filler
     assert split_batch([7, 7, 7], 0, 2, 1) == [([0], 1), ([2], 1)]
     assert split_batch([7, 7, 7], 1, 2, 1) == [([1], 1), ([2], 0)]
+
+
+def test_what_sharing_saves():
+    groups = [Group([1] * 10, [[2] * 4, [3] * 6], 0), Group([1] * 2, [[2] * 5, [3] * 5], 1)]
+    assert [stream_tokens(group, True) for group in groups] == [18, 10]
+    assert [stream_tokens(group, False) for group in groups] == [28, 12]
+    assert [len(collate(groups, share=share).stream.ids) for share in (True, False)] == [28, 40]
+    assert sharing_saves(groups) == pytest.approx(12 / 40)
+    single = [Group([1] * 10, [[2] * 4], 0)]
+    assert sharing_saves(single) == 0 and stream_tokens(single[0], True) == 13
 
 
 def test_a_dataset_deals_every_batch_to_its_ranks():

@@ -85,12 +85,10 @@ def test_choices_match_the_definition(model, tokenizer):
 def test_choices_do_not_depend_on_their_neighbours(model, tokenizer):
     alone = [choice_records(model, tokenizer, [asked], 1, 512)[0] for asked in ITEMS]
     for batch_size in (1, 3, 64):
-        for pad in (0, 11, 12):
-            other = replace(tokenizer, pad_id=pad)
-            together = choice_records(model, other, ITEMS[::-1], batch_size, 512)[::-1]
-            for a, b in zip(alone, together, strict=True):
-                assert b["logps"] == pytest.approx(a["logps"], abs=1e-5, rel=1e-5)
-                assert b["values"] == a["values"]
+        together = choice_records(model, tokenizer, ITEMS[::-1], batch_size, 512)[::-1]
+        for a, b in zip(alone, together, strict=True):
+            assert b["logps"] == pytest.approx(a["logps"], abs=1e-5, rel=1e-5)
+            assert b["values"] == a["values"]
     again = choice_records(model, tokenizer, ITEMS, 3, 512)
     assert again == choice_records(model, tokenizer, ITEMS, 3, 512)
 

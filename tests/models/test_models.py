@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from align.errors import UserError
 from align.generate.cache import KVCache
-from align.models import FalconConfig, LlamaConfig, build_model, init_weights, load_model
+from align.models import FalconConfig, LlamaConfig, build_model, init_weights, load_model, stream_of_rows
+from align.models.attention import alibi_slopes
 from align.models.config import Rope
-from align.models.layers import RMSNorm, alibi_slopes, rotary, rotate
+from align.models.layers import RMSNorm, rotary, rotate
 from kernels import IMPLEMENTATIONS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -159,14 +160,16 @@ def test_what_is_asked_for_comes_by_name_and_changes_no_log_prob():
     plain = model(ids, targets, mask)
     assert type(plain) is torch.Tensor
     states, log_p = model.hidden(ids), model.logits(ids).log_softmax(-1)
-    found = model(ids, targets, mask, states=True)
-    assert torch.equal(found.logp, plain) and torch.equal(found.states, states)
+    stream = stream_of_rows(ids, targets, mask)
+    found = model(stream, states=True)
+    assert torch.equal(found.logp, plain[mask])
+    torch.testing.assert_close(found.states, states[mask], atol=1e-12, rtol=0)
     assert found.collision is None and found.kl is None
-    found = model(ids, targets, mask, collision=True, other=(2 * states, model.lm_head.weight))
+    found = model(stream, collision=True, other=(2 * states[mask], model.lm_head.weight))
     log_q = model.lm_head(2 * states).log_softmax(-1)
-    assert torch.equal(found.logp, plain) and found.states is None
-    torch.testing.assert_close(found.collision, log_p.exp().square().sum(-1).log() * mask, atol=1e-12, rtol=0)
-    torch.testing.assert_close(found.kl, (log_q.exp() * (log_q - log_p)).sum(-1) * mask, atol=1e-12, rtol=0)
+    assert torch.equal(found.logp, plain[mask]) and found.states is None
+    torch.testing.assert_close(found.collision, log_p.exp().square().sum(-1).log()[mask], atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.kl, (log_q.exp() * (log_q - log_p)).sum(-1)[mask], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("raw", [SMALL, SMALL_LLAMA, {**SMALL_LLAMA, "tie_word_embeddings": True}])
