@@ -34,7 +34,7 @@ from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, step_metrics
 from align.models import build_model, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
-from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
+from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan.describe import describe_length, describe_plan
 from align.plan.setup import setup_of
 from align.profile import profiled
@@ -52,6 +52,7 @@ def train(config: Config, world: World) -> Path | None:
 
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
+    check_ranks(config.parallel, world)
     loss = build_loss(config.loss.name, **config.loss.parameters)
     if config.plan:
         if world.main:
@@ -69,7 +70,7 @@ def train(config: Config, world: World) -> Path | None:
     data = load_dataset(config, loss, tokenizer, world)
     reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
     dtype = compute_dtype(config.parallel.dtype, world.device)
-    model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
+    model = load_sharded(source, world, dtype, torch.float32, config.parallel)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None

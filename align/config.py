@@ -24,6 +24,7 @@ from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_
 from align.losses.table import overview
 from align.sections import (
     FREE_KEYS,
+    RETIRED,
     SECTIONS,
     SHORTHANDS,
     SWITCHES,
@@ -76,6 +77,8 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
     if section_name == "loss" and name not in known:
         _set_loss_parameter(config.loss, name, value, where)
         return
+    if dotted in RETIRED:
+        raise UserError(f"{where} has become {RETIRED[dotted]}")
     if name not in known:
         keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
         keys += [f"loss.{parameter}" for parameter in loss_parameters(config.loss.name)]

@@ -3,8 +3,8 @@
 One path for every size. A single process is a group of one, so that laptop and cluster run the same code.
 """
 
-import functools
 import gc
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,15 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.utils.checkpoint import checkpoint
 
+from align.blocks import checkpoint_blocks, compile_blocks
+from align.errors import UserError
 from align.models import Decoder, build_model, load_weights, read_config
+from align.sections import ParallelSection
 
 
 @dataclass(frozen=True)
@@ -108,33 +111,43 @@ def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def checkpoint_blocks(model: Decoder) -> None:
-    """Activation checkpointing: every block computes its activations again in backward."""
-    for block in model.blocks:
-        # inside FSDP's hooks: the recomputation runs on weights that the backward pass has already gathered
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+def check_ranks(parallel: ParallelSection, world: World) -> None:
+    """Raise UserError where the ranks cannot be split into that many replicas."""
+    if world.size % parallel.replicate:
+        raise UserError(
+            f"parallel.replicate {parallel.replicate} does not divide the number of processes, {world.size}; give a "
+            "divisor, or start torchrun with another --nnodes or --nproc-per-node"
+        )
 
 
-def shard(model: Decoder, dtype: torch.dtype, activation_checkpointing: bool = False) -> Decoder:
-    """Shard a model's parameters over all ranks, in place: one group per block, one for the head, one for the rest.
+def shard(model: Decoder, world: World, dtype: torch.dtype, parallel: ParallelSection) -> Decoder:
+    """Shard a model's parameters over the ranks, in place: one group per block, one for the head, one for the rest.
 
     The head's forward is the log-prob itself, so its weight is whole exactly while it is needed. A tied head stays with
     the embedding in the root group. `dtype` is that of compute; parameters keep theirs, and the gradients of bfloat16
-    compute are summed in float32.
+    compute are summed in float32. With --parallel.replicate R every R-th part of the ranks holds the whole model, and
+    gradients are summed over its parts and then over the replicas.
+
+    A single rank whose parameters are in the dtype of compute has nothing to gather or to cast: its model stays plain.
     """
-    if activation_checkpointing:
-        checkpoint_blocks(model)
+    if parallel.checkpointing != "none":
+        checkpoint_blocks(model, parallel.checkpointing == "selective")
+    if parallel.compile == "on":
+        compile_blocks(model)
+    if world.size == 1 and all(p.dtype == dtype for p in model.parameters()):
+        return model
+    # neighbouring ranks, which torchrun puts on one node, hold a replica together
+    shape = (parallel.replicate, world.size // parallel.replicate)
+    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")) if shape[0] > 1 else None
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype == torch.bfloat16 else None)
-    for block in model.blocks:
-        fully_shard(block, mp_policy=policy)
-    if model.lm_head.weight is not model.embedding.weight:
-        fully_shard(model.lm_head, mp_policy=policy)
-    fully_shard(model, mp_policy=policy)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            # the loss is already divided by the global count of prompts: gradients are summed, not averaged
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled reduction
+    tied = model.lm_head.weight is model.embedding.weight
+    groups = [fully_shard(part, mesh=mesh, mp_policy=policy) for part in (*model.blocks, *([] if tied else [model.lm_head]))]
+    for before, after in itertools.pairwise(groups):
+        before.set_modules_to_forward_prefetch([after])  # in backward FSDP does so by itself
+    for module in (*groups, fully_shard(model, mesh=mesh, mp_policy=policy)):
+        # the loss is already divided by the global count of prompts: gradients are summed, not averaged
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled reduction
     return model
 
 
@@ -158,14 +171,14 @@ def gather(parameter: Tensor) -> Tensor:
 
 
 def load_sharded(
-    folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, activation_checkpointing: bool = False
+    folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, parallel: ParallelSection | None = None
 ) -> Decoder:
     """A model whose parameters are sharded from the start: every rank reads only its rows from the checkpoint.
 
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
     """
     model = build_model(read_config(folder), "meta", stored)
-    shard(model, dtype, activation_checkpointing)
+    shard(model, world, dtype, parallel or ParallelSection())
     model.to_empty(device=world.device)
     model.tie()  # to_empty gives every module its own parameter
     load_weights(model, folder, local=local_rows)

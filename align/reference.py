@@ -98,7 +98,8 @@ def build_reference(
     def load() -> Decoder:
         # a frozen model can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a
         # moving one would be lost to its rounding
-        model = load_sharded(model_folder, world, dtype=dtype, stored=torch.float32 if moving else dtype)
+        stored = torch.float32 if moving else dtype
+        model = load_sharded(model_folder, world, dtype, stored, config.parallel)
         model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
         return model.requires_grad_(False).eval()
 

@@ -20,6 +20,8 @@ FREE_KEYS = (
     "train.profile",
     "reference.cache",
 )
+# what earlier versions called something else
+RETIRED = {"parallel.activation_checkpointing": "parallel.checkpointing; write full for true, none for false"}
 MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
 
 
@@ -123,7 +125,18 @@ class ParallelSection:
         "dtype of compute; parameters and reductions stay float32. auto: bfloat16 on GPUs",
         ("auto", "float32", "bfloat16"),
     )
-    activation_checkpointing: bool = key(False, "recompute blocks in backward: less memory, a third more time")
+    checkpointing: str = key(
+        "none",
+        "compute blocks again in backward, for less memory: all of a block (full, a third more time), or all but its "
+        "attention (selective)",
+        ("none", "selective", "full"),
+    )
+    compile: str = key(
+        "auto", "torch.compile of blocks; auto: off, until a card has shown that it pays", ("auto", "on", "off")
+    )
+    replicate: int = key(
+        1, "copies of the model, each sharded over its part of the processes; 1 where they all fit one node", at_least=1
+    )
 
 
 @dataclass

@@ -103,7 +103,7 @@ def test_one_curve_for_every_split(pairs_file, tmp_path):
         "one": (1, []),
         "one-accumulating": (1, ["--train.micro_batch_size", "1"]),
         "one-live": (1, ["--reference.mode", "live", "--model.logp_impl", "reference"]),
-        "two": (2, ["--parallel.activation_checkpointing", "true"]),
+        "two": (2, ["--parallel.checkpointing", "full"]),
         "three": (3, ["--train.micro_batch_size", "1", "--reference.mode", "live"]),  # 7 prompts in 9 slots: fillers
     }
     for name, (ranks, more) in runs.items():
