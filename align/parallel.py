@@ -141,7 +141,9 @@ def shard(model: Decoder, world: World, dtype: torch.dtype, parallel: ParallelSe
     mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")) if shape[0] > 1 else None
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype == torch.bfloat16 else None)
     tied = model.lm_head.weight is model.embedding.weight
-    groups = [fully_shard(part, mesh=mesh, mp_policy=policy) for part in (*model.blocks, *([] if tied else [model.lm_head]))]
+    groups = [
+        fully_shard(part, mesh=mesh, mp_policy=policy) for part in (*model.blocks, *([] if tied else [model.lm_head]))
+    ]
     for before, after in itertools.pairwise(groups):
         before.set_modules_to_forward_prefetch([after])  # in backward FSDP does so by itself
     for module in (*groups, fully_shard(model, mesh=mesh, mp_policy=policy)):

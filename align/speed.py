@@ -27,6 +27,6 @@ class Speed:
         tokens = self.data.n_tokens(indices)
         metrics = {"tokens": tokens, "tokens_per_second": tokens / seconds}
         if self.peak:
-            flops = model_flops(self.setup, Work.of(self.data.groups[i] for i in indices))
+            flops = model_flops(self.setup, Work.of([self.data.groups[i] for i in indices], self.data.share))
             metrics["mfu"] = flops / seconds / (self.peak * self.world.size)
         return {**metrics, "seconds": seconds, "peak_memory_mib": peak_memory_mib(self.world.device)}

@@ -31,7 +31,10 @@ def check_variants(world):
         # rows are dealt out evenly, so a rank holds its share to within a row of each tensor
         assert held <= total / world.size + sum(p[0].numel() for p in whole.parameters())
         for (name, a), (other, b) in zip(whole.named_parameters(), sharded.named_parameters(), strict=True):
-            assert name == other and isinstance(b, DTensor) == (world.size > 1) and torch.equal(a, gather(b)), (variant, name)
+            assert name == other and isinstance(b, DTensor) == (world.size > 1) and torch.equal(a, gather(b)), (
+                variant,
+                name,
+            )
         ours, theirs = sequence_logps(whole), sequence_logps(sharded)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-5)
         ours.sum().backward()

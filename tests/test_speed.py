@@ -19,7 +19,7 @@ def test_mfu_is_what_the_method_needs_over_what_the_ranks_could_do(monkeypatch):
     config = read_config(GOLDEN / "falcon_7b")
     d, f, v = config.hidden_size, config.ffn_hidden_size, config.vocab_size
     groups = [Group([1, 2, 3], [[4, 5], [6, 7, 8]], 0), Group([1], [[2], [3, 4]], 1)]
-    data = SimpleNamespace(groups=groups, n_tokens=lambda indices: sum(groups[i].n_tokens for i in indices))
+    data = SimpleNamespace(share=True, groups=groups, n_tokens=lambda indices: sum(groups[i].n_tokens for i in indices))
     monkeypatch.setattr("align.speed.peak_flops", lambda device, dtype: 1e9)
     # checkpointing recomputes, and that is not what the method needs
     speed = Speed(Setup(config, checkpointing="full"), data, World(0, 2, torch.device("cpu")))
@@ -36,7 +36,7 @@ def test_mfu_is_what_the_method_needs_over_what_the_ranks_could_do(monkeypatch):
 
 def test_no_mfu_where_the_peak_is_not_known(monkeypatch):
     monkeypatch.setattr("align.speed.peak_flops", lambda device, dtype: None)
-    data = SimpleNamespace(groups=[], n_tokens=lambda indices: 0)
+    data = SimpleNamespace(share=True, groups=[], n_tokens=lambda indices: 0)
     assert "mfu" not in Speed(Setup(read_config(GOLDEN / "llama31")), data, World(0, 1, torch.device("cpu")))([], 1.0)
 
 

@@ -29,7 +29,7 @@ from align.plan.mends import mends
 from align.plan.setup import Setup, setup_of
 from align.plan.shape import HasLengths, Lengths, Work
 from align.sections import Config, settle_length
-from align.sources import load_dataset
+from align.sources import MICRO_BATCH_TOKENS, load_dataset
 
 GIB = 2**30
 CARD = "H100"  # whose peak --plan.gpus assumes where --plan.tflops says nothing
@@ -41,13 +41,6 @@ class Machine(NamedTuple):
     text: str
     memory: float  # bytes of a rank
     peak: float | None  # FLOP/s of a rank
-
-
-class Step(NamedTuple):
-    """The micro-batches of a step, over all ranks."""
-
-    prompts: int
-    micro_batches: list[Work]
 
 
 def describe_length(max_length: int, architecture: DecoderConfig) -> str:
@@ -70,7 +63,7 @@ def describe_plan(config: Config, loss: Loss, world: World) -> str:
         tokenizer = load_tokenizer(source)
         check_fits(tokenizer, architecture.vocab_size, str(source))
         data = load_dataset(config, loss, tokenizer, planned)
-    steps = first_steps(config, loss, data, planned.size)
+    steps = first_steps(config, loss, data, setup)
     return "\n".join(
         [
             f"model: {type(build_model(architecture, 'meta')).__name__} of {setup.base:,} parameters, from {source}"
@@ -123,26 +116,29 @@ def find_machine(config: Config, setup: Setup, world: World) -> Machine:
     return Machine(f"{ranks} of {gib:.4g} GiB and {rate}", gib * GIB, peak)
 
 
-def first_steps(config: Config, loss: Loss, data: Dataset | None, ranks: int) -> list[Step]:
+def first_steps(config: Config, loss: Loss, data: Dataset | None, setup: Setup) -> list[list[Work]]:
     """The micro-batches of the first steps, of all ranks."""
+    train = config.train
     if data is None:
         half = config.data.max_length // 2
         group = Lengths(config.data.max_length - half, [half] * (1 if loss.responses in ("one", "unpaired") else 2))
-        batches: list[list[HasLengths]] = [[group] * config.train.batch_size]
+        batches: list[list[HasLengths]] = [[group] * train.batch_size]
+        share = True
     else:
         batches = [[data.groups[i] for i in data.global_batch(step)] for step in range(min(data.steps, SAMPLED))]
+        share = data.share
+    limits = train.micro_batch_size, train.micro_batch_tokens or MICRO_BATCH_TOKENS[setup.device]
     steps = []
     for groups in batches:
-        lengths = [group.prompt_length + max(group.response_lengths) for group in groups]
-        dealt = [split_batch(lengths, rank, ranks, config.train.micro_batch_size) for rank in range(ranks)]
-        works = [Work.of([groups[p] for p in chunk]) for rank in dealt for chunk, _ in rank]
-        steps.append(Step(len(groups), works))
+        sizes = [Work.of([group], share).tokens for group in groups]
+        dealt = [chunk for rank in range(setup.ranks) for chunk, _ in split_batch(sizes, rank, setup.ranks, *limits)]
+        steps.append([Work.of([groups[position] for position in chunk], share) for chunk in dealt])
     return steps
 
 
-def describe_data(config: Config, data: Dataset | None, steps: list[Step], ranks: int) -> list[str]:
-    micro_batches = max(len(step.micro_batches) for step in steps) // ranks
-    tokens = max(work.tokens for step in steps for work in step.micro_batches)
+def describe_data(config: Config, data: Dataset | None, steps: list[list[Work]], ranks: int) -> list[str]:
+    micro_batches = max(len(step) for step in steps) // ranks
+    tokens = max(work.tokens for step in steps for work in step)
     each = f"{config.train.batch_size} prompts each: {ranks} ranks x {micro_batches} micro-batches of at most "
     each += f"{tokens:,} tokens"
     if data is None:
@@ -157,10 +153,10 @@ def describe_data(config: Config, data: Dataset | None, steps: list[Step], ranks
     ]
 
 
-def describe_memory(setup: Setup, machine: Machine, steps: list[Step]) -> list[str]:
-    works = [work for step in steps for work in step.micro_batches]
+def describe_memory(setup: Setup, machine: Machine, steps: list[list[Work]]) -> list[str]:
+    works = [work for step in steps for work in step]
     fullest = max(works, key=lambda work: memory(setup, work, True).total)
-    accumulates = max(len(step.micro_batches) for step in steps) > setup.shards
+    accumulates = max(len(step) for step in steps) > setup.ranks
     held = memory(setup, fullest, accumulates)
     lines = [
         "memory: "
@@ -174,14 +170,16 @@ def describe_memory(setup: Setup, machine: Machine, steps: list[Step]) -> list[s
     return [*lines, f"IT DOES NOT FIT; it would with {', or with '.join(found) or 'no single change'}"]
 
 
-def describe_flops(config: Config, setup: Setup, machine: Machine, steps: list[Step], data: Dataset | None) -> str:
-    needed = sum(model_flops(setup, work) for step in steps for work in step.micro_batches) / len(steps)
-    run = sum(step_flops(setup, step.micro_batches) for step in steps) / len(steps)
+def describe_flops(
+    config: Config, setup: Setup, machine: Machine, steps: list[list[Work]], data: Dataset | None
+) -> str:
+    needed = sum(model_flops(setup, work) for step in steps for work in step) / len(steps)
+    run = sum(step_flops(setup, step) for step in steps) / len(steps)
     text = f"a step: {needed:.3g} FLOPs for the method, {run:.3g} as it is run"
     if not machine.peak:
         return text
     assert config.plan is not None
-    seconds = needed / (setup.shards * machine.peak * config.plan.mfu)
+    seconds = needed / (setup.ranks * machine.peak * config.plan.mfu)
     text += f"; {seconds:.3g} s at an MFU of {config.plan.mfu:.0%} (--plan.mfu)"
     return text + (f", {seconds * data.steps / 3600:.3g} hours for all {data.steps} steps" if data else "")
 

@@ -40,37 +40,42 @@ class Memory:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
 
-def kept_by_block(setup: Setup, checkpointing: str) -> int:
-    """Numbers that a block's forward keeps for its backward, a token of the stream."""
-    model = setup.model
+def kept_by_block(setup: Setup, work: Work, checkpointing: str) -> int:
+    """Bytes that a block's forward keeps for its backward."""
+    model, size = setup.model, setup.dtype.itemsize
     d, f = model.hidden_size, model.ffn_hidden_size
     queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    # what attention returns, and of every query and head the logarithm of its sum
+    attended = work.queries * (queries * size + model.num_heads * 4)
     if checkpointing == "full":
-        return d
+        return work.tokens * d * size
     if checkpointing == "selective":
-        return d + queries
+        return work.tokens * d * size + attended
+    # rows of queries, keys and values; the masks of responses, or, for ALiBi, the weights of prompts
+    rows = (work.queries * queries + 2 * work.keys * keys) * size
+    rows += work.masked * 4 if model.rope else work.causal * model.num_heads * size
     if isinstance(model, FalconConfig):
-        # what a norm reads and returns; the fused projection, for its values; rotated queries and keys; attention's
-        # output; the MLP before and after GELU
-        norms = {0: 4, 1: 2, 2: 3}[model.norms] * d
-        return norms + (queries + 2 * keys) + queries + keys + queries + 2 * f
-    # an RMSNorm also keeps its input over its norm, SwiGLU the activated gate
-    return 2 * 3 * d + (queries + 2 * keys) + queries + 4 * f
+        # what each norm reads and returns, attention's output in the order of the stream, the MLP before and after GELU
+        each = {0: 4, 1: 2, 2: 3}[model.norms] * d + queries + 2 * f
+    else:
+        # an RMSNorm also keeps its input over its norm; SwiGLU its gate before and after, and what it multiplies
+        each = 6 * d + queries + 4 * f
+    return attended + rows + work.tokens * each * size
 
 
-def passing_through_block(setup: Setup) -> int:
-    """Numbers of a block's backward that nothing kept, a token: gradients around the MLP, and of the residual stream."""
+def passing_by(setup: Setup, work: Work) -> int:
+    """Bytes of gradients on their way through a block's MLP, and of the residual stream's."""
     gates = 1 if isinstance(setup.model, FalconConfig) else 2
-    return (1 + gates) * setup.model.ffn_hidden_size + 2 * setup.model.hidden_size
+    each = (1 + gates) * setup.model.ffn_hidden_size + 2 * setup.model.hidden_size
+    return work.tokens * each * setup.dtype.itemsize
 
 
 def activations(setup: Setup, work: Work) -> int:
-    """At the start of backward, and what passes through the last block's."""
-    size, layers = setup.dtype.itemsize, setup.model.num_layers
-    kept = layers * kept_by_block(setup, setup.checkpointing)
-    again = 0 if setup.checkpointing == "none" else kept_by_block(setup, "none")
-    around = 2 * setup.model.hidden_size  # what the final norm reads and returns
-    return work.tokens * size * (kept + again + passing_through_block(setup) + around)
+    """What the forward has kept when backward begins, with what the last block's needs beside it."""
+    kept = setup.model.num_layers * kept_by_block(setup, work, setup.checkpointing)
+    again = 0 if setup.checkpointing == "none" else kept_by_block(setup, work, "none")
+    final = 2 * work.tokens * setup.model.hidden_size * setup.dtype.itemsize  # what the last norm reads and returns
+    return kept + again + passing_by(setup, work) + final
 
 
 def head_buffers(setup: Setup, work: Work) -> int:

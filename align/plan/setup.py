@@ -19,11 +19,12 @@ def setup_of(config: Config, model: DecoderConfig, loss: Loss, world: World) -> 
         reference=config.reference.mode if loss.needs_reference else "none",
         coupled=loss.needs_global_batch,
         token_inputs=tuple(loss.token_inputs),
-        checkpointing="full" if config.parallel.activation_checkpointing else "none",
+        checkpointing=config.parallel.checkpointing,
         logp=resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)[0],
         dtype=dtype,
         device=world.device.type,
-        shards=world.size,
+        shards=world.size // config.parallel.replicate,
+        ranks=world.size,
     )
 
 
@@ -42,6 +43,7 @@ class Setup:
     dtype: torch.dtype = torch.float32  # of compute; what is trained is stored in float32
     device: str = "cpu"
     shards: int = 1  # ranks over which a model is sharded
+    ranks: int = 1  # all of them
 
     @property
     def linears(self) -> list[Linear]:

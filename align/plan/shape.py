@@ -3,7 +3,7 @@
 Symbols are those of CONTRIBUTING.md; S counts the tokens of a micro-batch's stream, M those that are predicted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import NamedTuple, Protocol
 
@@ -68,24 +68,39 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What a micro-batch asks of a model."""
+    """What a micro-batch asks of a model. Attention takes it as rows: of prompts, and of responses behind their prompts."""
 
-    tokens: int  # S, each prompt once
+    tokens: int  # S
     targets: int  # M
     pairs: int  # of a query and a key that it sees
-    responses: int = 0
+    queries: int  # in rows, padding included
+    keys: int
+    masked: int  # pairs in rows of responses, which take a mask
+    causal: int  # and in those of prompts, or of prompts and responses in one, which take none
 
     @classmethod
-    def of(cls, groups: Iterable[HasLengths]) -> "Work":
-        """Of prompt groups: a prompt sees itself, a response its prompt and itself; its last token predicts nothing."""
-        tokens = targets = pairs = responses = 0
+    def of(cls, groups: Sequence[HasLengths], share: bool = True) -> "Work":
+        """Of prompt groups, as align.models.stream lays them out; a response's last token predicts nothing."""
+        tokens = targets = pairs = 0
+        prompts: list[tuple[int, int]] = []  # queries and keys of each run
+        responses: list[tuple[int, int]] = []
         for group in groups:
             p, read = group.prompt_length, [length - 1 for length in group.response_lengths]
-            tokens += p + sum(read)
             targets += sum(group.response_lengths)
-            pairs += p * (p + 1) // 2 + sum(n * p + n * (n + 1) // 2 for n in read)
-            responses += len(read)
-        return cls(tokens, targets, pairs, responses)
+            if share and len(read) > 1:
+                prompts.append((p, p))
+                responses += [(n, p + n) for n in read if n]
+            else:
+                prompts += [(p + n, p + n) for n in read]
+        for queries, keys in (*prompts, *responses):
+            tokens += queries
+            pairs += queries * (2 * keys - queries + 1) // 2
+        # every row is as long as the longest of its kind
+        (q, k), (rq, rk) = (
+            tuple(map(max, zip(*runs, strict=True))) if runs else (0, 0) for runs in (prompts, responses)
+        )
+        n, r = len(prompts), len(responses)
+        return cls(tokens, targets, pairs, n * q + r * rq, n * k + r * rk, r * rq * rk, n * q * k)
 
     def filled(self, tokens: int) -> "Work":
         """A micro-batch of that many tokens, made as this one is."""

@@ -9,8 +9,8 @@ from conftest import GOLDEN
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from align.blocks import checkpoint_blocks
 from align.models import FalconConfig, build_model, init_weights, load_model, read_config
-from align.parallel import checkpoint_blocks
 from align.plan.flops import attention_product, blocks_again, forward_flops, model_flops, step_flops
 from align.plan.setup import Setup
 from align.plan.shape import Lengths, Work
@@ -38,12 +38,12 @@ def without_attention(work):
 
 
 @pytest.mark.parametrize("variant", DECODERS)
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 def test_every_matrix_product_of_a_step_is_counted(variant, checkpointing):
     model = load_model(GOLDEN / variant)
     model.set_kernels("chunked")
-    if checkpointing == "full":
-        checkpoint_blocks(model)
+    if checkpointing != "none":
+        checkpoint_blocks(model, keep_attention=checkpointing == "selective")
     setup = Setup(model.config, checkpointing=checkpointing)
     work = without_attention(Work.of([GROUP]))
     attention = 0
