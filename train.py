@@ -32,7 +32,7 @@ from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
 from align.metrics import StepSums, step_metrics
-from align.models import build_model, check_weights, read_config, resolve_model
+from align.models import build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan.describe import describe_length, describe_plan
@@ -64,12 +64,14 @@ def train(config: Config, world: World) -> Path | None:
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, architecture.vocab_size, str(source))
     settle_length(config.data, architecture.context_length)
+    dtype = compute_dtype(config.parallel.dtype, world.device)
+    if config.model.attention_impl == "varlen":
+        check_varlen(architecture, dtype, world.device)
     checkpoint = check_output(config)
     if world.main:
         print(describe_length(config.data.max_length, architecture), flush=True)
     data = load_dataset(config, loss, tokenizer, world)
     reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
-    dtype = compute_dtype(config.parallel.dtype, world.device)
     model = load_sharded(source, world, dtype, torch.float32, config.parallel)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
     optimizer = build_optimizer(model, config.optim)

@@ -106,7 +106,7 @@ def build_reference(
     if config.reference.mode != "cached":
         return LiveReference(load(), distributions="kl" in tokens)
     implementations = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
-    arithmetic = " ".join((str(dtype), world.device.type, *implementations))
+    arithmetic = " ".join((str(dtype), world.device.type, *implementations, config.model.attention_impl))
     key = cache_key(model_folder, data.groups, arithmetic) if world.main else ""
     return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data, world))
 

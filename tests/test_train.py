@@ -102,8 +102,9 @@ def test_one_curve_for_every_split(pairs_file, tmp_path):
     runs = {
         "one": (1, []),
         "one-accumulating": (1, ["--train.micro_batch_size", "1"]),
+        "one-of-120-tokens": (1, ["--train.micro_batch_tokens", "120"]),
         "one-live": (1, ["--reference.mode", "live", "--model.logp_impl", "reference"]),
-        "two": (2, ["--parallel.checkpointing", "full"]),
+        "two": (2, ["--parallel.checkpointing", "full", "--train.micro_batch_tokens", "90"]),
         "three": (3, ["--train.micro_batch_size", "1", "--reference.mode", "live"]),  # 7 prompts in 9 slots: fillers
     }
     for name, (ranks, more) in runs.items():

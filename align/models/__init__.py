@@ -3,6 +3,7 @@
 Nothing here knows of ranks, data or losses: a model is sharded from outside, by align.parallel.
 """
 
+from align.models.attention import check_varlen
 from align.models.config import DecoderConfig
 from align.models.convert import (
     build_model,
@@ -35,6 +36,7 @@ __all__ = [
     "Stream",
     "TokenStats",
     "build_model",
+    "check_varlen",
     "check_weights",
     "init_weights",
     "load_model",
