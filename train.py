@@ -52,7 +52,8 @@ def train(config: Config, world: World) -> Path | None:
 
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
-    check_ranks(config.parallel, world)
+    if not config.plan:
+        check_ranks(config.parallel, world)
     loss = build_loss(config.loss.name, **config.loss.parameters)
     if config.plan:
         if world.main:

@@ -6,6 +6,7 @@ import torch
 from torch.nn.attention import varlen  # noqa: F401  # makes torch.ops.torch_attn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from align.kernels import pointwise
 from align.models import Decoder
 
 # every form that attention takes on a device; where it is written out in products and softmax, it is computed again
@@ -32,6 +33,7 @@ def checkpoint_blocks(model: Decoder, keep_attention: bool = False) -> None:
 
 def compile_blocks(model: Decoder) -> None:
     """torch.compile, for any number of tokens, of every block with its recomputation. Equal blocks share what it makes."""
+    torch.compiler.assume_constant_result(pointwise.choose_pointwise)  # it asks files, which a graph cannot
     for block in model.blocks:
         # inside FSDP's hooks, which it would only break its graph at
         block.forward = torch.compile(block.forward, dynamic=True)

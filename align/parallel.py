@@ -140,10 +140,10 @@ def shard(model: Decoder, world: World, dtype: torch.dtype, parallel: ParallelSe
     shape = (parallel.replicate, world.size // parallel.replicate)
     mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")) if shape[0] > 1 else None
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype == torch.bfloat16 else None)
-    tied = model.lm_head.weight is model.embedding.weight
-    groups = [
-        fully_shard(part, mesh=mesh, mp_policy=policy) for part in (*model.blocks, *([] if tied else [model.lm_head]))
-    ]
+    groups = [fully_shard(block, mesh=mesh, mp_policy=policy) for block in model.blocks]
+    if model.lm_head.weight is not model.embedding.weight:
+        # backward begins with it, so it stays gathered until then
+        groups.append(fully_shard(model.lm_head, mesh=mesh, mp_policy=policy, reshard_after_forward=False))
     for before, after in itertools.pairwise(groups):
         before.set_modules_to_forward_prefetch([after])  # in backward FSDP does so by itself
     for module in (*groups, fully_shard(model, mesh=mesh, mp_policy=policy)):
@@ -162,9 +162,10 @@ def local_rows(parameter: Tensor) -> tuple[Tensor, int]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Reshard the root group's parameters, which FSDP leaves to a backward pass that may never come."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    """Reshard the root's and the head's parameters, which FSDP leaves to a backward pass that may never come."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def gather(parameter: Tensor) -> Tensor:

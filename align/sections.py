@@ -10,7 +10,8 @@ from align.kernels import IMPLEMENTATIONS
 from align.tracker import TRACKERS
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
-# they say where and how often files are written and in which dtype, and change not one number of a run
+# they say where and how often files are written and in which dtype, what is computed twice, and how many replicas the
+# processes make, which must be able to change with their number; but for rounding, no number of a run depends on them
 FREE_KEYS = (
     "output",
     "model.save_dtype",
@@ -19,6 +20,8 @@ FREE_KEYS = (
     "train.tracker",
     "train.profile",
     "reference.cache",
+    "parallel.checkpointing",
+    "parallel.replicate",
 )
 # what earlier versions called something else
 RETIRED = {"parallel.activation_checkpointing": "parallel.checkpointing; write full for true, none for false"}
