@@ -72,9 +72,9 @@ def train(config: Config, world: World) -> Path | None:
     if world.main:
         print(describe_length(config.data.max_length, architecture), flush=True)
     data = load_dataset(config, loss, tokenizer, world)
-    reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
-    model = load_sharded(source, world, dtype, torch.float32, config.parallel)
+    model = load_sharded(source, world, dtype, torch.float32, config.parallel, config.lora, config.train.seed)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
+    reference = build_reference(config, source, model, data, loss.token_inputs, world) if loss.needs_reference else None
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
     run = Run(model, optimizer, loss, moving, data.id)

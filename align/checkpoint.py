@@ -17,6 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
@@ -30,6 +31,9 @@ from align.losses import Loss
 from align.parallel import World
 from align.reference import LiveReference
 from align.sections import FREE_KEYS, Config
+
+# frozen weights are the model's folder's
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def check_output(config: Config) -> Path | None:
@@ -135,13 +139,13 @@ class Run:
 
     def tensors(self) -> dict[str, Any]:
         """For torch.distributed.checkpoint, which reads into the same structure in place."""
-        weights, moments = get_state_dict(self.model, self.optimizer)
+        weights, moments = get_state_dict(self.model, self.optimizer, options=TRAINED)
         moving = {} if self.moving is None else {"reference": get_model_state_dict(self.moving.model)}
         return {"model": weights, "optimizer": moments, **moving}
 
     def set_tensors(self, state: dict[str, Any]) -> None:
         weights, moments = state["model"], state["optimizer"]
-        set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments)
+        set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments, options=TRAINED)
         if self.moving is not None:
             set_model_state_dict(self.moving.model, state["reference"])
             self.moving.refresh()

@@ -29,6 +29,7 @@ from align.sections import (
     SHORTHANDS,
     SWITCHES,
     Config,
+    LoraSection,
     LossSection,
     PlanSection,
     ReferenceSection,
@@ -255,6 +256,13 @@ def _check(config: Config) -> None:
         raise UserError(f"reference.mode moving: {config.loss.name} has no reference; leave it out")
     if moves.mode != "moving" and (moves.alpha, moves.every) != (usual.alpha, usual.every):
         raise UserError(f"reference.alpha and reference.every are for --reference.mode moving, not {moves.mode}")
+    if not config.lora.rank and config.lora != LoraSection():
+        raise UserError("lora.alpha and lora.targets are for adapters; set --lora.rank, 16 for example")
+    if config.lora.rank and moves.mode == "moving":
+        raise UserError(
+            "reference.mode moving: with --lora.rank the reference is the model without its adapters, which stays; "
+            "use live or cached"
+        )
     check_bounds(config)
 
 

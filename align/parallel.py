@@ -22,8 +22,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from align.blocks import checkpoint_blocks, compile_blocks
 from align.errors import UserError
-from align.models import Decoder, build_model, load_weights, read_config
-from align.sections import ParallelSection
+from align.models import Decoder, add_adapters, build_model, init_adapters, load_weights, read_config
+from align.sections import LoraSection, ParallelSection
 
 
 @dataclass(frozen=True)
@@ -174,15 +174,27 @@ def gather(parameter: Tensor) -> Tensor:
 
 
 def load_sharded(
-    folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, parallel: ParallelSection | None = None
+    folder: Path,
+    world: World,
+    dtype: torch.dtype,
+    stored: torch.dtype,
+    parallel: ParallelSection | None = None,
+    lora: LoraSection | None = None,
+    seed: int = 0,
 ) -> Decoder:
     """A model whose parameters are sharded from the start: every rank reads only its rows from the checkpoint.
 
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
+    lora, seed: adapters, where its rank is not 0, fresh ones from the seed; everything else is then frozen.
     """
-    model = build_model(read_config(folder), "meta", stored)
+    if lora is None or not lora.rank:
+        model = build_model(read_config(folder), "meta", stored)
+    else:
+        model = build_model(read_config(folder), "meta", dtype)
+        add_adapters(model, lora.rank, lora.alpha, lora.targets)
     shard(model, world, dtype, parallel or ParallelSection())
     model.to_empty(device=world.device)
     model.tie()  # to_empty gives every module its own parameter
     load_weights(model, folder, local=local_rows)
+    init_adapters(model, seed, local_rows)
     return model

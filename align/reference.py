@@ -6,10 +6,9 @@ sharded copy of the model computes them in every step; more memory and time, not
 for the methods that compare them. Moving: a live copy that follows the policy, TR-DPO (arXiv 2404.09656).
 """
 
-import gc
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from align.data.encode import Group, fingerprint
 from align.files import atomic
 from align.kernels import resolve_impls
 from align.logps import response_sums
-from align.models import Decoder
+from align.models import Decoder, adapters, adapters_off, model_files
 from align.parallel import World, compute_dtype, gather, load_sharded, reshard
 
 KEPT = ("logps", "shared_logps")  # what a cache has of every response
@@ -40,7 +39,7 @@ class ReferenceNumbers:
 
     ref_logps: Tensor  # (N, K)
     ref_shared_logps: Tensor  # (N, K), of each response's tokens up to the length of the prompt's shortest
-    distributions: tuple[Tensor, Tensor] | None = None  # hidden states (M, D) and head weight (V, D)
+    distributions: tuple[Tensor, Tensor | None] | None = None  # states (M, D), head weight (V, D) or None: the policy's
 
 
 class CachedReference:
@@ -55,23 +54,29 @@ class CachedReference:
 
 
 class LiveReference:
-    """A frozen, sharded model. With `distributions` every rank also keeps its head's weight whole."""
+    """A frozen, sharded model, or the policy itself, whose adapters are off here and whose head is never trained.
+
+    With `distributions` every rank also keeps the weight of a model's own head whole.
+    """
 
     def __init__(self, model: Decoder, distributions: bool):
         self.model, self.distributions = model, distributions
+        self.has_head = distributions and not adapters(model)
         self.refresh()
 
     def refresh(self) -> None:
         """Call after the weights have changed."""
         reshard(self.model)
-        self.head: Tensor | None = gather(self.model.lm_head.weight) if self.distributions else None  # (V, D)
+        self.head: Tensor | None = gather(self.model.lm_head.weight) if self.has_head else None  # (V, D)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> ReferenceNumbers:
-        sums = response_sums(self.model, batch, KEPT, states=self.distributions)
+        with adapters_off(self.model):
+            sums = response_sums(self.model, batch, KEPT, states=self.distributions)
         numbers = ReferenceNumbers(sums["logps"], sums["shared_logps"])
         if self.head is not None:
             self.head = self.head.to(sums["states"].dtype)  # once, in the dtype of compute
+        if self.distributions:
             numbers.distributions = (sums["states"], self.head)
         reshard(self.model)
         return numbers
@@ -89,38 +94,44 @@ Reference = CachedReference | LiveReference
 
 
 def build_reference(
-    config: Config, model_folder: Path, data: Dataset, tokens: Sequence[str], world: World
+    config: Config, model_folder: Path, policy: Decoder, data: Dataset, tokens: Sequence[str], world: World
 ) -> Reference:
-    """The reference of a run, by --reference.mode. tokens: the token-level inputs of its loss."""
+    """The reference of a run, by --reference.mode. tokens: the token-level inputs of its loss.
+
+    policy: what is about to be trained, before its first step or the checkpoint that it goes on from: the reference
+    itself, which fills a cache. With adapters it is the reference for good, with these off.
+    """
     dtype = compute_dtype(config.parallel.dtype, world.device)
-    moving = config.reference.mode == "moving"
-
-    def load() -> Decoder:
-        # a frozen model can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a
-        # moving one would be lost to its rounding
-        stored = torch.float32 if moving else dtype
-        model = load_sharded(model_folder, world, dtype, stored, config.parallel)
-        model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
-        return model.requires_grad_(False).eval()
-
     if config.reference.mode != "cached":
-        return LiveReference(load(), distributions="kl" in tokens)
+        model = policy if config.lora.rank else load_frozen(config, model_folder, world)
+        return LiveReference(model, distributions="kl" in tokens)
     implementations = resolve_impls(config.model.logp_impl, config.model.pointwise_impl, dtype, world.device)
     arithmetic = " ".join((str(dtype), world.device.type, *implementations, config.model.attention_impl))
     key = cache_key(model_folder, data.groups, arithmetic) if world.main else ""
-    return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", load, data, world))
+    return CachedReference(cached_sums(Path(config.reference.cache) / f"{key}.safetensors", policy, data, world))
+
+
+def load_frozen(config: Config, model_folder: Path, world: World) -> Decoder:
+    """A copy of the model that is not trained."""
+    dtype = compute_dtype(config.parallel.dtype, world.device)
+    # it can be stored in the compute dtype, with the policy's numbers at step 0; the small moves of a moving one would
+    # be lost to its rounding
+    stored = torch.float32 if config.reference.mode == "moving" else dtype
+    model = load_sharded(model_folder, world, dtype, stored, config.parallel)
+    model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
+    return model.requires_grad_(False).eval()
 
 
 def cache_key(model_folder: Path, groups: list[Group], arithmetic: str) -> str:
     """A hash of what a reference log-prob depends on: weights, config, the exact token ids, how it is computed."""
     digest = hashlib.sha256(f"{KEPT} {arithmetic} {fingerprint(groups)}".encode())
-    for file in sorted([model_folder / "config.json", *model_folder.glob("*.safetensors")]):
+    for file in model_files(model_folder):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:32]
 
 
-def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: World) -> Tensor:
+def cached_sums(file: Path, model: Decoder, data: Dataset, world: World) -> Tensor:
     """The table (prompts, K, 2) of what KEPT names, NaN where never computed.
 
     Reads what `file` has, computes what the run will visit and the file lacks, and writes it back. Only rank 0 touches the
@@ -138,7 +149,7 @@ def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: W
         return table
     if world.main:
         print(f"reference: log-probs of {len(missing)} prompts to compute, kept in {file}", flush=True)
-    reference = LiveReference(load(), distributions=False)
+    reference = LiveReference(model, distributions=False)
     for start in tqdm(
         range(0, len(missing), SAVED_TOGETHER), "reference", disable=not (world.main and sys.stderr.isatty())
     ):
@@ -156,6 +167,4 @@ def cached_sums(file: Path, load: Callable[[], Decoder], data: Dataset, world: W
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic(file) as part_file:
                 save_file({"sums": table.cpu()}, part_file)
-    del reference
-    gc.collect()  # a sharded model is full of reference cycles, and the policy needs the memory
     return table

@@ -49,6 +49,15 @@ class ModelSection:
 
 
 @dataclass
+class LoraSection:
+    rank: int = key(
+        0, "rank of adapters that are trained in place of the weights (arXiv 2106.09685); 0: none", at_least=0
+    )
+    alpha: float = key(32.0, "an adapter's product is added times alpha / rank", above=0, below=math.inf)
+    targets: str = key("all", "linear maps of the blocks that get an adapter", ("all", "attention", "mlp-up"))
+
+
+@dataclass
 class DataSection:
     path: str = key("", "preference file: .jsonl, .json, .csv or .parquet, or hf://OWNER/NAME[:FILE] of the Hub")
     eval_path: str = key("", "held-out preference file, measured as eval/... and never trained on")
@@ -94,7 +103,7 @@ class TrainSection:
         at_least=0,
     )
     micro_batch_size: int = key(0, "most prompts per rank in one forward pass; 0: any number", at_least=0)
-    seed: int = key(0, "seed of the data order", at_least=0, at_most=2**40)
+    seed: int = key(0, "seed of the data order and of fresh adapters", at_least=0, at_most=2**40)
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
@@ -168,6 +177,7 @@ class PlanSection:
 @dataclass
 class Config:
     model: ModelSection = field(default_factory=ModelSection)
+    lora: LoraSection = field(default_factory=LoraSection)
     data: DataSection = field(default_factory=DataSection)
     loss: LossSection = field(default_factory=LossSection)
     reference: ReferenceSection = field(default_factory=ReferenceSection)
@@ -188,7 +198,7 @@ class Config:
         return out
 
 
-SECTIONS = ("model", "data", "loss", "reference", "train", "optim", "parallel")
+SECTIONS = ("model", "lora", "data", "loss", "reference", "train", "optim", "parallel")
 SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
 SWITCHES = ("resume", "plan")
 

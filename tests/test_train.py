@@ -245,7 +245,7 @@ def test_the_plan_of_a_hub_model_fetches_no_weights(pairs_file, tmp_path, monkey
     """With a stand-in for huggingface_hub that, like it, lets only the files through that are asked for."""
     arrived = []
 
-    def snapshot_download(repo, allow_patterns):
+    def snapshot_download(repo, allow_patterns, revision):
         folder = tmp_path / "cache" / repo
         folder.mkdir(parents=True, exist_ok=True)
         for file in MODEL.iterdir():
