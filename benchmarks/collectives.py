@@ -143,7 +143,9 @@ def planned() -> str:
     for ranks, replicate in PLANNED:
         sent = predicted(model, ranks, replicate, weight=2)
         across = sent.pop("all-reduce")
-        lines.append(f"| {ranks} | {replicate} x {ranks // replicate} | {sum(sent.values()) / 1e9:.1f} | {across / 1e9:.1f} |")
+        lines.append(
+            f"| {ranks} | {replicate} x {ranks // replicate} | {sum(sent.values()) / 1e9:.1f} | {across / 1e9:.1f} |"
+        )
     return "\n".join(lines)
 
 

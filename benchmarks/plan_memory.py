@@ -68,7 +68,10 @@ def write_pairs(file: Path, rows: int) -> None:
     draw = random.Random(0)
 
     def text() -> str:
-        return " ".join(draw.choice(["hide", "hat", "number", "stones", "under", "really", "large", "sorry", "help"]) for _ in range(40))
+        return " ".join(
+            draw.choice(["hide", "hat", "number", "stones", "under", "really", "large", "sorry", "help"])
+            for _ in range(40)
+        )
 
     pairs = [{"prompt": text(), "chosen": text(), "rejected": text()} for _ in range(rows)]
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))

@@ -25,7 +25,7 @@ def linear_backward(setup: Setup, linear: Linear, tokens: int, layer: int) -> in
     weight = linear.inputs * linear.outputs
     if setup.dense:
         return 2 * tokens * (weight + weight)
-    of_x = layer > 0 or any(part in setup.lora_parts for part in linear.after)
+    of_x = layer > 0 or any(setup.adapts(name) for name in linear.after)
     a, b = linear.rank * linear.inputs, linear.rank * linear.outputs
     return 2 * tokens * (a + b + b + (weight + a) * of_x)
 
@@ -37,7 +37,7 @@ def attention_product(setup: Setup, pairs: int) -> int:
 
 def attended_layers(setup: Setup) -> int:
     """Layers whose attention needs a backward: the first does not where nothing in front of it is trained."""
-    return setup.model.num_layers - (not setup.dense and "attention" not in setup.lora_parts)
+    return setup.model.num_layers - (not setup.dense and setup.lora_targets == "mlp-up")
 
 
 def blocks_forward(setup: Setup, work: Work) -> int:
@@ -58,12 +58,16 @@ def blocks_backward(setup: Setup, work: Work) -> int:
 def blocks_again(setup: Setup, work: Work) -> int:
     """What is computed a second time: Q Kᵀ, which fused attention never keeps, and blocks under checkpointing.
 
-    A block's second pass ends where the last tensor that backward needs is there, before the block's last product.
+    A block's second pass ends where the last tensor that backward needs is there, before the block's last product: that
+    of the last matrix, or of its adapter's B.
     """
     layers, attention = setup.model.num_layers, attention_product(setup, work.pairs)
     again = attended_layers(setup) * attention
     if setup.checkpointing != "none":
-        again += layers * sum(linear_forward(linear, work.tokens) for linear in setup.linears[:-1])
+        *others, last = setup.linears
+        again += layers * sum(linear_forward(linear, work.tokens) for linear in others)
+        if last.rank:
+            again += layers * 2 * work.tokens * (last.inputs * last.outputs + last.rank * last.inputs)
     if setup.checkpointing == "full":
         again += layers * 2 * attention
     return again

@@ -60,6 +60,7 @@ def kept_by_block(setup: Setup, work: Work, checkpointing: str) -> int:
     else:
         # an RMSNorm also keeps its input over its norm; SwiGLU its gate before and after, and what it multiplies
         each = 6 * d + queries + 4 * f
+    each += sum(linear.rank for linear in setup.linears)  # what an adapter's A returns
     return attended + rows + work.tokens * each * size
 
 

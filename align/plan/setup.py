@@ -6,7 +6,7 @@ import torch
 
 from align.kernels import resolve_impls
 from align.losses import Loss
-from align.models import DecoderConfig, FalconConfig
+from align.models import DecoderConfig, Falcon, FalconConfig, Llama
 from align.parallel import World, compute_dtype
 from align.plan.shape import Linear, linears
 from align.sections import Config
@@ -16,6 +16,8 @@ def setup_of(config: Config, model: DecoderConfig, loss: Loss, world: World) -> 
     dtype = compute_dtype(config.parallel.dtype, world.device)
     return Setup(
         model,
+        lora_rank=config.lora.rank,
+        lora_targets=config.lora.targets,
         reference=config.reference.mode if loss.needs_reference else "none",
         coupled=loss.needs_global_batch,
         token_inputs=tuple(loss.token_inputs),
@@ -34,7 +36,7 @@ class Setup:
 
     model: DecoderConfig
     lora_rank: int = 0  # 0: every parameter is trained
-    lora_parts: tuple[str, ...] = ("attention", "mlp")
+    lora_targets: str = "all"
     reference: str = "none"  # none, cached, live or moving
     coupled: bool = False  # the loss needs the whole global batch: every micro-batch runs forward once more
     token_inputs: tuple[str, ...] = ()  # of the loss
@@ -48,9 +50,16 @@ class Setup:
     @property
     def linears(self) -> list[Linear]:
         return [
-            linear._replace(rank=self.lora_rank if linear.part in self.lora_parts else 0)
+            linear._replace(rank=self.lora_rank) if self.adapts(linear.name) else linear
             for linear in linears(self.model)
         ]
+
+    def adapts(self, name: str) -> bool:
+        """Whether the matrix of that name has an adapter."""
+        if self.dense or self.lora_targets == "all":
+            return not self.dense
+        family = Falcon if isinstance(self.model, FalconConfig) else Llama
+        return name in family.targets[self.lora_targets]
 
     @property
     def dense(self) -> bool:

@@ -13,11 +13,11 @@ from align.models import DecoderConfig, FalconConfig, LlamaConfig
 class Linear(NamedTuple):
     """One matrix of a block, (outputs, inputs)."""
 
+    name: str  # its last part in the published checkpoints, and in a family's `targets`
     inputs: int
     outputs: int
-    part: str  # attention or mlp
     bias: bool
-    after: tuple[str, ...]  # the parts of the block that what it reads has been through
+    after: tuple[str, ...] = ()  # the matrices of the block that what it reads has been through
     rank: int = 0  # of its LoRA adapter
 
     @property
@@ -31,21 +31,26 @@ def linears(config: DecoderConfig) -> list[Linear]:
     d, f = config.hidden_size, config.ffn_hidden_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     if isinstance(config, FalconConfig):
-        parallel, bias = config.norms > 0, config.bias
-        before = () if parallel else ("attention",)
+        bias, parallel = config.bias, config.norms > 0
+        attended = () if parallel else ("query_key_value", "dense")
         attention = [
-            Linear(d, queries + 2 * keys, "attention", bias, ()),
-            Linear(queries, d, "attention", bias, ("attention",)),
+            Linear("query_key_value", d, queries + 2 * keys, bias),
+            Linear("dense", queries, d, bias, ("query_key_value",)),
         ]
-        mlp = [Linear(d, f, "mlp", bias, before), Linear(f, d, "mlp", bias, (*before, "mlp"))]
+        mlp = [
+            Linear("dense_h_to_4h", d, f, bias, attended),
+            Linear("dense_4h_to_h", f, d, bias, (*attended, "dense_h_to_4h")),
+        ]
         return [*mlp, *attention] if parallel else [*attention, *mlp]
     assert isinstance(config, LlamaConfig)
     bias, mlp_bias = config.attention_bias, config.mlp_bias
+    projections = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+    attended = (*projections, "o_proj")
     return [
-        *(Linear(d, width, "attention", bias, ()) for width in (queries, keys, keys)),
-        Linear(queries, d, "attention", bias, ("attention",)),
-        *[Linear(d, f, "mlp", mlp_bias, ("attention",))] * 2,
-        Linear(f, d, "mlp", mlp_bias, ("attention", "mlp")),
+        *(Linear(name, d, width, bias) for name, width in projections.items()),
+        Linear("o_proj", queries, d, bias, tuple(projections)),
+        *(Linear(name, d, f, mlp_bias, attended) for name in ("gate_proj", "up_proj")),
+        Linear("down_proj", f, d, mlp_bias, (*attended, "gate_proj", "up_proj")),
     ]
 
 

@@ -10,8 +10,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from align.blocks import checkpoint_blocks
-from align.models import FalconConfig, build_model, init_weights, load_model, read_config
-from align.plan.flops import attention_product, blocks_again, forward_flops, model_flops, step_flops
+from align.models import (
+    FalconConfig,
+    add_adapters,
+    build_model,
+    count_parameters,
+    init_adapters,
+    init_weights,
+    load_model,
+    read_config,
+)
+from align.plan.flops import attended_layers, attention_product, blocks_again, forward_flops, model_flops, step_flops
 from align.plan.setup import Setup
 from align.plan.shape import Lengths, Work
 
@@ -37,6 +46,14 @@ def without_attention(work):
     return replace(work, pairs=0)
 
 
+def unfused(setup, work, forward, backward=0):
+    """ALiBi's attention is not fused on a CPU: its products are of every pair, seen or not, and its weights are kept."""
+    if setup.model.rope is not None:
+        return 0
+    one = attention_product(setup, work.tokens**2)
+    return (setup.model.num_layers * forward + attended_layers(setup) * backward) * one
+
+
 @pytest.mark.parametrize("variant", DECODERS)
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 def test_every_matrix_product_of_a_step_is_counted(variant, checkpointing):
@@ -46,13 +63,25 @@ def test_every_matrix_product_of_a_step_is_counted(variant, checkpointing):
         checkpoint_blocks(model, keep_attention=checkpointing == "selective")
     setup = Setup(model.config, checkpointing=checkpointing)
     work = without_attention(Work.of([GROUP]))
-    attention = 0
-    if model.config.rope is None:  # ALiBi's attention is not fused: of every pair, seen or not, with its weights kept
-        attention = setup.model.num_layers * attention_product(setup, work.tokens**2)
-    passes = 6 if checkpointing == "none" else 8
-    assert counted(lambda: step(model).backward()) == step_flops(setup, [work]) + passes * attention
+    forward = 2 if checkpointing == "none" else 4
+    assert counted(lambda: step(model).backward()) == step_flops(setup, [work]) + unfused(setup, work, forward, 4)
     with torch.no_grad():
-        assert counted(lambda: step(model)) == forward_flops(setup, work) + 2 * attention
+        assert counted(lambda: step(model)) == forward_flops(setup, work) + unfused(setup, work, 2)
+
+
+@pytest.mark.parametrize("variant", ["falcon_40b", "falcon_rw", "falcon3"])
+@pytest.mark.parametrize("targets", ["all", "attention", "mlp-up"])
+def test_what_is_frozen_has_no_gradient_to_count(variant, targets):
+    model = load_model(GOLDEN / variant)
+    model.set_kernels("chunked")
+    add_adapters(model, 3, 6.0, targets)
+    init_adapters(model, 0, lambda param: (param, 0))
+    setup = Setup(model.config, lora_rank=3, lora_targets=targets)
+    assert count_parameters(model) == (setup.trained, setup.frozen)
+    work = without_attention(Work.of([GROUP]))
+    assert counted(lambda: step(model).backward()) == step_flops(setup, [work]) + unfused(
+        setup, work, forward=2, backward=4
+    )
 
 
 @pytest.mark.parametrize("logp", ["reference", "chunked"])

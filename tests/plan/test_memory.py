@@ -22,7 +22,9 @@ CONFIGS = {
 }
 GROUPS = [([1, 2, 3], [[4, 5], [6, 7, 8, 9]]), ([1, 2, 3, 4, 5], [[4, 5, 3], [6]])]
 WORK = Work.of([Lengths(len(prompt), [len(r) for r in responses]) for prompt, responses in GROUPS])
-BIG = Setup(replace(CONFIGS["11b"], vocab_size=65024, hidden_size=512, ffn_hidden_size=2048, num_layers=8, head_dim=128))
+BIG = Setup(
+    replace(CONFIGS["11b"], vocab_size=65024, hidden_size=512, ffn_hidden_size=2048, num_layers=8, head_dim=128)
+)
 
 
 def kept_bytes(run, others):
