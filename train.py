@@ -36,6 +36,8 @@ from align.models import build_model, check_varlen, check_weights, read_config, 
 from align.optim import build_optimizer, learning_rate
 from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
 from align.plan.describe import describe_length, describe_plan
+from align.plan.devices import device_memory
+from align.plan.memory import settle_tokens
 from align.plan.setup import setup_of
 from align.profile import profiled
 from align.reference import LiveReference, Reference, build_reference
@@ -68,6 +70,8 @@ def train(config: Config, world: World) -> Path | None:
     dtype = compute_dtype(config.parallel.dtype, world.device)
     if config.model.attention_impl == "varlen":
         check_varlen(architecture, dtype, world.device)
+    setup = setup_of(config, architecture, loss, world)
+    settle_tokens(config, setup, device_memory(world.device))
     checkpoint = check_output(config)
     if world.main:
         print(describe_length(config.data.max_length, architecture), flush=True)
@@ -82,7 +86,7 @@ def train(config: Config, world: World) -> Path | None:
     output = claim_output(config, start, world)
     tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
     log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
-    speed = Speed(setup_of(config, architecture, loss, world), data, world)
+    speed = Speed(setup, data, world)
 
     for step in profiled(range(start, data.steps), config.train.profile if world.main else 0, output / "profile"):
         began = time.perf_counter()

@@ -14,9 +14,12 @@ import torch
 from align.kernels import tile_columns
 from align.models import FalconConfig
 from align.plan.setup import Setup
-from align.plan.shape import Work
+from align.plan.shape import HasLengths, Lengths, Work
+from align.sections import Config
 
 STEP = 256  # tokens; budgets are whole multiples
+# tokens of a micro-batch, where they fit and the configuration names no number: more hardly run faster per token
+SUITS = {"cpu": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,15 @@ def reference_bytes(setup: Setup) -> int:
 
 
 def gathered(setup: Setup) -> int:
-    """What FSDP holds whole: the root group, two of the largest others, the gradient of one and its float32 sum's."""
-    if setup.shards == 1:
+    """What FSDP holds whole: embedding and head, two blocks, a gradient and the float32 copy of it that is summed.
+
+    A lone rank that computes in the dtype in which it stores has no FSDP.
+    """
+    if setup.ranks == 1 and setup.dtype == torch.float32:
         return 0
-    size = setup.dtype.itemsize
-    groups = sorted([setup.block, setup.block, 0 if setup.model.tied else setup.head])
-    return (setup.rest + sum(groups[-2:])) * size + groups[-1] * (4 + size) * setup.dense
+    size, head = setup.dtype.itemsize, 0 if setup.model.tied else setup.head
+    gradient = max(setup.block, setup.head) * (4 + size) if setup.dense else 0
+    return (setup.rest + head + 2 * setup.block) * size + gradient
 
 
 def with_slack(setup: Setup, moment: Memory) -> Memory:
@@ -143,3 +149,16 @@ def largest_tokens(setup: Setup, work: Work, room: float, accumulates: bool = Tr
         else:
             too_many = middle
     return fits * STEP
+
+
+def settle_tokens(config: Config, setup: Setup, room: float) -> None:
+    """Settle train.micro_batch_tokens for ranks with `room` bytes: what suits the device, if it fits."""
+    if not config.train.micro_batch_tokens:
+        most = largest_tokens(setup, Work.of(assumed_groups(config, 1)), room)
+        config.train.micro_batch_tokens = max(min(most, SUITS[setup.device]), STEP)
+
+
+def assumed_groups(config: Config, n: int) -> list[HasLengths]:
+    """What data may be that is not known yet: pairs as long as data.max_length allows, half of it the prompt."""
+    half = max(config.data.max_length // 2, 1)
+    return [Lengths(config.data.max_length - half, [half, half])] * n

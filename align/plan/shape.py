@@ -32,7 +32,7 @@ def linears(config: DecoderConfig) -> list[Linear]:
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     if isinstance(config, FalconConfig):
         bias, parallel = config.bias, config.norms > 0
-        attended = () if parallel else ("query_key_value", "dense")
+        attended: tuple[str, ...] = () if parallel else ("query_key_value", "dense")
         attention = [
             Linear("query_key_value", d, queries + 2 * keys, bias),
             Linear("dense", queries, d, bias, ("query_key_value",)),
@@ -45,12 +45,12 @@ def linears(config: DecoderConfig) -> list[Linear]:
     assert isinstance(config, LlamaConfig)
     bias, mlp_bias = config.attention_bias, config.mlp_bias
     projections = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
-    attended = (*projections, "o_proj")
+    before = (*projections, "o_proj")
     return [
         *(Linear(name, d, width, bias) for name, width in projections.items()),
         Linear("o_proj", queries, d, bias, tuple(projections)),
-        *(Linear(name, d, f, mlp_bias, attended) for name in ("gate_proj", "up_proj")),
-        Linear("down_proj", f, d, mlp_bias, (*attended, "gate_proj", "up_proj")),
+        *(Linear(name, d, f, mlp_bias, before) for name in ("gate_proj", "up_proj")),
+        Linear("down_proj", f, d, mlp_bias, (*before, "gate_proj", "up_proj")),
     ]
 
 
