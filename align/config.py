@@ -81,7 +81,8 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
     if dotted in RETIRED:
         raise UserError(f"{where} has become {RETIRED[dotted]}")
     if name not in known:
-        keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
+        sections = {s: getattr(config, s) for s in SECTIONS} | ({"plan": config.plan} if config.plan else {})
+        keys = [f"{s}.{f.name}" for s, section in sections.items() for f in fields(section) if f.name != "parameters"]
         keys += [f"loss.{parameter}" for parameter in loss_parameters(config.loss.name)]
         # a key without its section, as other trainers have it: --beta, --lr
         keys = [key for key in keys if key.rpartition(".")[2] == dotted] or keys
