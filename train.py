@@ -32,15 +32,20 @@ from align.fingerprint import model_id
 from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
-from align.metrics import StepSums, peak_memory_mib, step_metrics
+from align.metrics import StepSums, step_metrics
 from align.models import add_adapters, build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.output import check_output, check_start, claim_output, held_output
 from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
-from align.plan import describe_length, describe_plan
+from align.plan.describe import describe_length, describe_plan
+from align.plan.devices import device_memory
+from align.plan.memory import settle_tokens
+from align.plan.setup import setup_of
+from align.profile import profiled
 from align.reference import LiveReference, Reference, build_reference
 from align.sections import Config, settle_length
 from align.sources import load_dataset
+from align.speed import Speed
 from align.stopping import Stopped
 from align.tiny.paths import report_tiny, resolve_tiny
 from align.tracker import open_tracker
@@ -51,33 +56,27 @@ def train(config: Config, world: World) -> Path | None:
 
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
-    if not config.plan:
-        check_ranks(config.parallel, world)
     loss = build_loss(config.loss.name, **config.loss.parameters)
-    # the plan of a Hub model takes its description alone
-    weights = not config.plan or Path(config.model.path).exists()
-    source = resolve_model(config.model.path, weights)
-    architecture = read_config(source, weights)
-    if weights:
-        check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), source)
+    if config.plan:
+        if world.main:
+            print(describe_plan(config, loss, world))
+        return None
+    check_ranks(config.parallel, world)
+    source = resolve_model(config.model.path)
+    architecture = read_config(source)
+    check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), source)
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, architecture.vocab_size, str(source))
     settle_length(config.data, architecture.context_length)
     dtype = compute_dtype(config.parallel.dtype, world.device)
     if config.model.attention_impl == "varlen":
         check_varlen(architecture, dtype, world.device)
+    setup = setup_of(config, architecture, loss, world)
+    settle_tokens(config, setup, device_memory(world.device))
     check_output(config)
-    if world.main and not config.plan:
+    if world.main:
         print(describe_length(config.data.max_length, architecture), flush=True)
     data = load_dataset(config, loss, tokenizer, world)
-    if config.reference.mode == "moving" and config.reference.every >= data.steps:
-        raise UserError(
-            f"reference.every {config.reference.every}: in {data.steps} steps the reference would never move; lower it"
-        )
-    if config.plan:
-        if world.main:
-            print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
-        return None
     made_of = {"model": (base := model_id(source, world)), "data": data.id}
     checkpoint = find_checkpoint(Path(config.output), made_of, world) if config.resume else None
     model = load_sharded(source, world, dtype, torch.float32, config.parallel, config.lora, config.train.seed)
@@ -91,8 +90,9 @@ def train(config: Config, world: World) -> Path | None:
     output = claim_output(config, start, world)
     tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
     log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
+    speed = Speed(setup, data, world)
 
-    for step in range(start, data.steps):
+    for step in profiled(range(start, data.steps), config.train.profile if world.main else 0, output / "profile"):
         began = time.perf_counter()
         # random draws, if a model or loss makes any, are a function of (seed, step), like the data
         torch.manual_seed(config.train.seed * 1_000_003 + step)
@@ -119,11 +119,8 @@ def train(config: Config, world: World) -> Path | None:
         if moving and is_due(step + 1, config.reference.every):
             moving.follow(model, config.reference.alpha)
 
-        seconds = time.perf_counter() - began
-        tokens = data.n_tokens(indices)
         metrics = {"step": step + 1, **step_metrics(totals), "lr": lr, "grad_norm": grad_norm}
-        metrics |= {"tokens": tokens, "tokens_per_second": tokens / seconds, "seconds": seconds}
-        metrics |= {"peak_memory_mib": peak_memory_mib(world.device)}
+        metrics |= speed(indices, time.perf_counter() - began)
 
         done = step + 1
         last = done == data.steps or totals["stop"] > 0

@@ -57,13 +57,15 @@ class Log:
         if self.bar is not None:
             if held_out:
                 self.bar.write(f"step {metrics['step']}  {held_out}", file=sys.stderr)
-            self.bar.set_postfix_str(in_short(metrics))
+            self.bar.set_postfix_str(in_short(metrics) + rate(metrics))
             self.bar.update()
         else:
             done = metrics["step"]
             left = (time.monotonic() - self.began) / (done - self.start) * (self.steps - done)
             share, left_text = f"{100 * done // self.steps} %", tqdm.format_interval(round(left))
-            print(f"step {done}/{self.steps}  {share}  {in_short(metrics)}  {left_text} left", flush=True)
+            print(
+                f"step {done}/{self.steps}  {share}  {in_short(metrics)}{rate(metrics)}  {left_text} left", flush=True
+            )
             if held_out:
                 print(f"step {done}/{self.steps}  {held_out}", flush=True)
 
@@ -80,3 +82,9 @@ def in_short(metrics: dict[str, Any], prefix: str = "") -> str:
     """The metrics of SHOWN that are there, under the names of metrics.jsonl."""
     shown = [f"{prefix}{name}" for name in SHOWN if f"{prefix}{name}" in metrics]
     return "  ".join(f"{name} {metrics[name]:{'.2e' if name == 'lr' else '.4f'}}" for name in shown)
+
+
+def rate(metrics: dict[str, Any]) -> str:
+    """How fast the step was, and how much of the machine it used where that is known."""
+    mfu = f"  MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
+    return f"  {metrics['tokens_per_second']:,.0f} tokens/s{mfu}"

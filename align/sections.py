@@ -15,10 +15,13 @@ BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le,
 FREE_KEYS = (
     "output",
     "model.save_dtype",
+    "train.micro_batch_tokens",
+    "train.micro_batch_size",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.max_bad_steps",
     "train.tracker",
+    "train.profile",
     "reference.cache",
     "parallel.checkpointing",
     "parallel.replicate",
@@ -111,6 +114,7 @@ class TrainSection:
         0, "steps that may be left out because a number is not finite, before the run stops", at_least=0
     )
     tracker: str = key("none", "where metrics go beside metrics.jsonl; trackio has wandb's interface", TRACKERS)
+    profile: int = key(0, "how many steps, from the third on, are traced into OUTPUT/profile; 0: none", at_least=0)
 
 
 @dataclass
@@ -162,6 +166,21 @@ class LossSection:
 
 
 @dataclass
+class PlanSection:
+    """For what machine --plan plans; no file can ask for a plan."""
+
+    gpus: int = key(0, "plan for this many GPUs, wherever it runs; 0: for this machine", at_least=0)
+    memory: float = key(0.0, "GiB of each; 0: 80, or what this machine has", at_least=0, below=math.inf)
+    tflops: float = key(
+        0.0,
+        "dense TFLOP/s of each in the dtype of compute; 0: an H100's, or this machine's",
+        at_least=0,
+        below=math.inf,
+    )
+    mfu: float = key(0.4, "the share of that which a step is taken to use", above=0, at_most=1)
+
+
+@dataclass
 class Config:
     model: ModelSection = field(default_factory=ModelSection)
     lora: LoraSection = field(default_factory=LoraSection)
@@ -176,7 +195,7 @@ class Config:
     override: tuple[str, ...] = ()  # keys that may differ from the run that --resume continues
     restarted: bool = False  # by torchrun --max-restarts
     job: str = ""  # Rendezvous.job
-    plan: bool = False
+    plan: PlanSection | None = None  # None: run
 
     def to_dict(self) -> dict[str, Any]:
         """What config.toml of a run holds: every key that shapes the result, none left to a default."""
@@ -195,7 +214,7 @@ SWITCHES = ("resume", "plan")
 
 def check_bounds(config: Config) -> None:
     """Raise UserError for a number beyond its key's bounds."""
-    for name in SECTIONS:
+    for name in (*SECTIONS, *(["plan"] if config.plan else [])):
         for f in fields(getattr(config, name)):
             value, hint = getattr(getattr(config, name), f.name), f.metadata.get("hint")
             for words, bound in f.metadata.get("bounds", {}).items():

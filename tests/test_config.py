@@ -47,7 +47,7 @@ def test_a_config_of_ours_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config([*BASE, "--config", "falcon-11b", "--loss", "dpo"])
     assert config.output == "runs/falcon-11b-dpo" and config.parallel.checkpointing == "full"
-    assert "configs/ has falcon-11b, tiny, " in refuse(load_config, ["--config", "tinny"])
+    assert "configs/ has falcon-11b, falcon-11b-lora, " in refuse(load_config, ["--config", "tinny"])
     (tmp_path / "tiny").write_text("[train]\nsteps = 5\n")  # a file of that name comes first
     assert load_config([*BASE, "--config", "tiny"]).train.steps == 5
 

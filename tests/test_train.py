@@ -18,7 +18,7 @@ from align import reference
 from align.config import Config, load_config
 from align.models import load_model
 
-NOT_A_RESULT = ("seconds", "tokens_per_second", "peak_memory_mib")
+NOT_A_RESULT = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 
 
 def flags(pairs_file, output, *more):
@@ -59,7 +59,7 @@ def test_a_run_starts_at_the_reference_and_leaves_what_the_contract_says(name, f
     # the same margin in two units: beta times it is the reward
     assert lines[-1]["rewards/margin"] == pytest.approx(0.1 * lines[-1]["log_ratios/margin"], rel=1e-6)
     contract = "step loss lr grad_norm rewards/chosen rewards/rejected rewards/margin rewards/accuracy logps/chosen"
-    contract += " logps/rejected log_ratios/margin kl tokens tokens_per_second seconds peak_memory_mib"
+    contract += " logps/rejected log_ratios/margin kl tokens tokens_per_second mfu seconds peak_memory_mib"
     assert set(lines[0]) == set(contract.split())
     resolved = load_config(["--config", str(out / "config.toml")])
     assert resolved.loss.parameters["beta"] == 0.1 and resolved.train.batch_size == 7

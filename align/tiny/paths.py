@@ -60,7 +60,7 @@ def resolve_tiny(config: Config, world: World, train: Train) -> bool:
     """Replace `tiny:` paths in a configuration by real ones, building what is missing. True if the model is tiny:base."""
     aligns_base = config.model.path == "tiny:base"
     for section in (config.model, config.data):
-        section.path = resolve_path(section.path, world, train, plan=config.plan)
+        section.path = resolve_path(section.path, world, train, plan=config.plan is not None)
     return aligns_base
 
 
