@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from align import stopping
 from align.data.formatter import mode_of
 from align.data.tokenizer import TRAINED_TEMPLATE, Tokenizer
 from align.files import read_json
-from align.models import Decoder, save_model
+from align.models import Decoder, adapters, own_weights, save_model
+from align.models.convert import Gather, replacing, weight_reader
+from align.models.folder import ADAPTER_CONFIG
+from align.models.peft import write_adapter
 from align.parallel import World, gather
 from align.sections import Config
 
@@ -35,6 +40,7 @@ def export_model(
 
     template: the chat template that training put prompts through; None if none went through one.
     """
+    stopping.end_at_once()  # the last checkpoint has all that is needed to do this again
     target = folder / "model"
     dtype = None if config.model.save_dtype == "auto" else getattr(torch, config.model.save_dtype)
     texts = template_files(source, tokenizer, template, config.data.template)
@@ -42,9 +48,44 @@ def export_model(
     files = sorted({file for pattern in patterns for file in source.glob(pattern) if file.is_file()})
     eos, generation = end_tokens(source, tokenizer)
     texts["generation_config.json"] = as_json(generation)
-    save_model(model, target, dtype=dtype, gather=gather, write=world.main, extras=files, texts=texts, settings=eos)
+    whole = gather_trained(model, source, world) if adapters(model) else gather
+    save_model(model, target, dtype=dtype, gather=whole, write=world.main, extras=files, texts=texts, settings=eos)
+    if adapters(model):
+        export_adapter(folder / "adapter", source, model, world)
     world.barrier()
     return target
+
+
+def gather_trained(model: Decoder, source: Path, world: World) -> Gather:
+    """`gather` for what was trained; frozen weights are the folder's, which were rounded to the dtype of compute."""
+    names, read = {param: name for name, param in own_weights(model).items()}, weight_reader(model, source)
+
+    def whole(param: nn.Parameter) -> Tensor:
+        if param not in names:
+            return gather(param)
+        return read(names[param], 0, len(param)) if world.main else torch.zeros(param.shape, dtype=param.dtype)
+
+    return whole
+
+
+def export_adapter(target: Path, source: Path, model: Decoder, world: World) -> None:
+    """Write adapter/ in PEFT's format, unless the base is an adapter itself, which cannot be named as one."""
+    if (source / ADAPTER_CONFIG).exists():
+        if world.main:
+            print(f"no {target}: --model is an adapter, and PEFT takes one on top of a whole model alone", flush=True)
+        return
+    pairs = {name: (gather(m.lora_A), gather(m.lora_B)) for name, m in adapters(model)}  # collectives: on every rank
+    if world.main:
+        with replacing(target, ADAPTER_CONFIG) as folder:
+            write_adapter(folder, published_name(source), pairs, adapters(model)[0][1].alpha)
+
+
+def published_name(folder: Path) -> str:
+    """The Hub id of a folder in the Hub's cache, models--OWNER--NAME/snapshots/REVISION; any other's whole path."""
+    hub = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and hub.startswith("models--"):
+        return hub.removeprefix("models--").replace("--", "/")
+    return str(folder.absolute())
 
 
 def template_files(source: Path, tokenizer: Tokenizer, template: str | None, asked: str) -> dict[str, str]:

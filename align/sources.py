@@ -16,8 +16,6 @@ from align.losses import FITS, Loss
 from align.parallel import World
 from align.sections import Config
 
-# in one forward pass where the configuration names no number: more hardly run faster per token
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 # of the tokens: less does not pay for looking up a prompt's keys again
 WORTH_SHARING = 0.05
 # what a row of each kind of FITS holds, in words
@@ -43,13 +41,17 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
             raise UserError(f"{config.data.eval_path}: {len(held_out)} rows for {world.size} ranks; give one for each")
         groups.extend(held_out)
     steps = config.train.steps or math.ceil(config.train.epochs * n / config.train.batch_size)
+    if config.reference.mode == "moving" and config.reference.every >= steps:
+        raise UserError(
+            f"reference.every {config.reference.every}: in {steps} steps the reference would never move; lower it"
+        )
     dataset = Dataset(
         groups=groups,
         n_train=n,
         steps=steps,
         batch_size=config.train.batch_size,
         micro_batch_size=config.train.micro_batch_size,
-        micro_batch_tokens=config.train.micro_batch_tokens or MICRO_BATCH_TOKENS[world.device.type],
+        micro_batch_tokens=config.train.micro_batch_tokens,
         seed=config.train.seed,
         rank=world.rank,
         world_size=world.size,

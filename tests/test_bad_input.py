@@ -61,6 +61,7 @@ def test_unknown_and_ill_typed_keys(refused, tmp_path):
 
 
 def test_values_that_cannot_be(refused, tmp_path):
+    assert "attention_impl varlen needs a GPU" in refused("--model.attention_impl", "varlen")
     assert "train.seed must be at least 0" in refused("--train.seed", "-1")
     assert "optim.beta1 must be below 1, not 1.5" in refused("--optim.beta1", "1.5")
     assert "inf clips nothing" in refused("--optim.max_grad_norm", "0")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.data.encode import Group, fingerprint
 from align.errors import UserError
-from align.models import Stream, stream_of
+from align.stream import Stream, stream_of
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from align.errors import UserError
 from align.models.config import DecoderConfig
-from align.models.stream import Stream
+from align.stream import Stream
 
 VARLEN_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11's wants all heads written out
+
+
+def check_varlen(config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise UserError where `Varlen` cannot be used."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or config.rope is None:
+        raise UserError(
+            "--model.attention_impl varlen needs a GPU, 16 bits (--parallel.dtype bfloat16) and rotary positions; take rows"
+        )
 
 
 class Attend(Protocol):

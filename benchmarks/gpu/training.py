@@ -15,7 +15,7 @@ RUNS = {
     "triton": ["--model.logp_impl", "triton", "--model.pointwise_impl", "triton"],
     "triton, live, checkpointing": [
         *("--model.logp_impl", "triton", "--model.pointwise_impl", "triton"),
-        *("--reference.mode", "live", "--parallel.activation_checkpointing", "true"),
+        *("--reference.mode", "live", "--parallel.checkpointing", "full"),
     ],
 }
 NEAR = 1e-4  # relative, of the last loss
