@@ -1,10 +1,13 @@
 """kernels.tools.traffic: the bytes that operations move, and which of them are worth a kernel."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.pointwise import swiglu
-from kernels.tools import traffic
+pytest.importorskip("triton", reason="triton is not installed")
+
+from kernels.pointwise import swiglu  # noqa: E402
+from kernels.tools import traffic  # noqa: E402
 
 
 def test_the_model_counts_what_operations_read_and_write():
