@@ -19,8 +19,9 @@ demo: setup
 	rm -rf runs/demo
 	$(BIN)/python train.py --loss nca --output runs/demo
 
+# two tests at a time, each on one thread: most of them are too small to be shared by two
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # the fast tests with the oldest versions supported: torch 2.11 with CUDA, as there is no other, so 3 GB to download
 test-oldest: $(OLDEST_VENV)/ready

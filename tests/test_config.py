@@ -159,6 +159,16 @@ def test_the_embedded_default_needs_no_arguments():
     assert config.output == "runs/tiny-nca"
 
 
+def test_a_key_of_an_earlier_version_is_told_what_it_has_become(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[parallel]\nactivation_checkpointing = true\n")
+    new = "has become parallel.checkpointing; write full for true, none for false"
+    said = refuse(load_config, [*BASE, "--config", str(file)])
+    assert said == f"{file}: parallel.activation_checkpointing {new}"
+    said = refuse(load_config, [*BASE, "--parallel.activation_checkpointing", "true"])
+    assert said == f"--parallel.activation_checkpointing {new}"
+
+
 def test_types_are_strict(tmp_path):
     file = tmp_path / "mine.toml"
     for text in ("[train]\nsteps = 5.0\n", "[train]\nsteps = true\n", "[optim]\nlr = '1e-3'\n", "[loss]\nbeta = 'x'\n"):
