@@ -190,14 +190,15 @@ def load_config(argv: list[str]) -> Config:
     _set_tables(config, tables, Path(path or ""))
     config.resume = bool(flags.pop("resume", False))
     config.plan = PlanSection() if flags.pop("plan", False) else None
+    config.override = tuple(filter(None, flags.pop("override", "").split(",")))
     # torchrun --max-restarts starts a dead run again with the same arguments
-    config.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    config.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     for name, value in flags.items():
         _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
     _check(config)
     if not config.output:
         name = f"{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
-        config.output = _free_output(f"runs/{name}", _settings_suffix(flags), config.resume)
+        config.output = _free_output(f"runs/{name}", _settings_suffix(flags), config.resume or config.restarted)
     return config
 
 
@@ -271,11 +272,12 @@ def help_text() -> str:
     """--help: every flag with its default, from the same dataclasses that check them."""
     lines = [
         "usage: torchrun [--nproc-per-node N] train.py [--config FILE.toml] --loss NAME [--model DIR] [--data FILE]",
-        "                [--output DIR] [--resume] [--plan] [--SECTION.KEY VALUE ...]",
+        "                [--output DIR] [--resume [--override KEY]] [--plan] [--SECTION.KEY VALUE ...]",
         "",
         "--config falcon-11b is configs/falcon-11b.toml, wherever that was installed.",
         "With neither --config nor --model: configs/tiny.toml, a toy world that runs on a laptop CPU.",
-        "  --resume   continue from the newest checkpoint of --output",
+        "  --resume   continue from the newest whole checkpoint of --output",
+        "  --override KEY,KEY   what may differ from the run that --resume continues, such as optim.lr",
         "  --plan     say what would be done (parameters, steps, memory, time, resolved configuration) and stop",
         "",
         "--loss NAME, with the parameters that --loss.KEY sets; several are added as --loss dpo+sft --loss.weights 1,0.5:",

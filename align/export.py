@@ -1,7 +1,8 @@
 """The exported model: a Hugging Face folder that says what was trained.
 
 Besides the weights that is the chat template that the prompts went through and the tokens on which a response ends, where
-transformers and vLLM look for them: chat_template.jinja, and eos_token_id of generation_config.json and config.json.
+transformers and vLLM look for them: chat_template.jinja, and eos_token_id of generation_config.json and config.json. What
+has no place there is how training put plain text to the model; a key of tokenizer_config.json, which they ignore, says it.
 """
 
 import json
@@ -11,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.data.tokenizer import Tokenizer
+from align import stopping
+from align.data.formatter import mode_of
+from align.data.tokenizer import TRAINED_TEMPLATE, Tokenizer
 from align.files import read_json
 from align.models import Decoder, adapters, own_weights, save_model
 from align.models.convert import Gather, replacing, weight_reader
 from align.models.folder import ADAPTER_CONFIG
 from align.models.peft import write_adapter
 from align.parallel import World, gather
+from align.sections import Config
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 TEMPLATE_FILES = ("chat_template*",)
@@ -29,17 +33,18 @@ def export_model(
     model: Decoder,
     tokenizer: Tokenizer,
     template: str | None,
-    save_dtype: str,
+    config: Config,
     world: World,
 ) -> Path:
     """Write model/: the trained weights, with the tokenizer of the folder `source` that they came from.
 
     template: the chat template that training put prompts through; None if none went through one.
     """
+    stopping.end_at_once()  # the last checkpoint has all that is needed to do this again
     target = folder / "model"
-    dtype = None if save_dtype == "auto" else getattr(torch, save_dtype)
-    texts = template_files(source, tokenizer, template)
-    patterns = TOKENIZER_FILES + (() if texts else TEMPLATE_FILES)
+    dtype = None if config.model.save_dtype == "auto" else getattr(torch, config.model.save_dtype)
+    texts = template_files(source, tokenizer, template, config.data.template)
+    patterns = TOKENIZER_FILES + (() if "chat_template.jinja" in texts else TEMPLATE_FILES)
     files = sorted({file for pattern in patterns for file in source.glob(pattern) if file.is_file()})
     eos, generation = end_tokens(source, tokenizer)
     texts["generation_config.json"] = as_json(generation)
@@ -83,15 +88,21 @@ def published_name(folder: Path) -> str:
     return str(folder.absolute())
 
 
-def template_files(source: Path, tokenizer: Tokenizer, template: str | None) -> dict[str, str]:
-    """Files that make `template` the folder's chat template; none where it is so already."""
-    config = read_json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").is_file() else {}
+def template_files(source: Path, tokenizer: Tokenizer, template: str | None, asked: str) -> dict[str, str]:
+    """Files that make `template` the folder's chat template, and `asked`, --data.template, what plain text is put by.
+
+    None where the folder says so already.
+    """
+    before = read_json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").is_file() else {}
+    config, texts = dict(before), {}
     has_one = (source / "chat_template.jinja").is_file() or config.get("chat_template")
-    if template is None or (has_one and template == tokenizer.chat_template.source):
-        return {}
-    # the file wins over the key, and two that differ would only confuse
-    config.pop("chat_template", None)
-    return {"chat_template.jinja": template, "tokenizer_config.json": as_json(config)}
+    if template is not None and not (has_one and template == tokenizer.chat_template.source):
+        texts["chat_template.jinja"] = template
+        # the file wins over the key, and two that differ would only confuse
+        config.pop("chat_template", None)
+    if (mode := mode_of(asked, tokenizer.trained_template)) != tokenizer.trained_template:
+        config[TRAINED_TEMPLATE] = mode
+    return texts if config == before else texts | {"tokenizer_config.json": as_json(config)}
 
 
 def end_tokens(source: Path, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:

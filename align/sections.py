@@ -10,13 +10,16 @@ from align.kernels import IMPLEMENTATIONS
 from align.tracker import TRACKERS
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
-# they say where and how often files are written and in which dtype, what is computed twice, and how many replicas the
-# processes make, which must be able to change with their number; but for rounding, no number of a run depends on them
+# they say where and how often files are written and in which dtype, when to stop, what is computed twice, and how many
+# replicas the processes make, which must be able to change with their number; but for rounding, no number depends on them
 FREE_KEYS = (
     "output",
     "model.save_dtype",
+    "train.micro_batch_tokens",
+    "train.micro_batch_size",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.max_bad_steps",
     "train.tracker",
     "train.profile",
     "reference.cache",
@@ -107,13 +110,16 @@ class TrainSection:
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
+    max_bad_steps: int = key(
+        0, "steps that may be left out because a number is not finite, before the run stops", at_least=0
+    )
     tracker: str = key("none", "where metrics go beside metrics.jsonl; trackio has wandb's interface", TRACKERS)
     profile: int = key(0, "how many steps, from the third on, are traced into OUTPUT/profile; 0: none", at_least=0)
 
 
 @dataclass
 class OptimSection:
-    lr: float = key(5e-7, "peak learning rate of AdamW", at_least=0, below=math.inf)
+    lr: float = key(5e-7, "peak learning rate of AdamW", at_least=0, at_most=1e30)
     beta1: float = key(0.9, "AdamW beta1", at_least=0, below=1)
     beta2: float = key(0.95, "AdamW beta2", at_least=0, below=1)
     weight_decay: float = key(0.0, "AdamW weight decay, on matrices only", at_least=0, below=math.inf)
@@ -186,6 +192,9 @@ class Config:
     parallel: ParallelSection = field(default_factory=ParallelSection)
     output: str = ""
     resume: bool = False
+    override: tuple[str, ...] = ()  # keys that may differ from the run that --resume continues
+    restarted: bool = False  # by torchrun --max-restarts
+    job: str = ""  # Rendezvous.job
     plan: PlanSection | None = None  # None: run
 
     def to_dict(self) -> dict[str, Any]:

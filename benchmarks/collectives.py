@@ -14,16 +14,12 @@ import os
 import platform
 import socket
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing
-from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from align.logps import response_logps
 from align.models import Decoder, build_model
@@ -35,6 +31,7 @@ from benchmarks.gpu import models
 
 LAYOUTS = [(2, 1, "float32"), (2, 2, "float32"), (4, 1, "float32"), (4, 2, "float32"), (4, 4, "float32")]
 LAYOUTS += [(4, 2, "bfloat16")]
+KINDS = ("all-gather", "reduce-scatter", "all-reduce")
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "ffn_hidden_size": 1024, "vocab_size": 4096}
 PLANNED = [(8, 1), (64, 1), (64, 8), (512, 64)]  # of Falcon 11B
 
@@ -59,77 +56,70 @@ def predicted(model: Decoder, ranks: int, replicate: int, weight: int, gradient:
     }
 
 
-@contextmanager
-def counting(sent: Counter) -> Iterator[None]:
-    """Count what the collectives that FSDP calls send."""
+class Counting(TorchDispatchMode):
+    """The bytes that collectives send, by their kind."""
 
-    def counted(name: str, times: int, tensor: str) -> Callable[..., Any]:
-        original = getattr(dist, name)
+    def __init__(self, replicate: int):
+        super().__init__()
+        self.replicate, self.sent = replicate, dict.fromkeys(KINDS, 0)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            whole: Tensor = kwargs.get(tensor, args[0] if args else None)
-            ranks = dist.get_world_size(kwargs.get("group"))
-            sent[name] += times * (ranks - 1) * whole.nbytes // ranks
-            return original(*args, **kwargs)
-
-        return call
-
-    # the names under which each takes the tensor that is whole
-    whole = {
-        "all_gather_into_tensor": (1, "output_tensor"),
-        "reduce_scatter_tensor": (1, "input"),
-        "all_reduce": (2, "tensor"),
-    }
-    originals = {name: getattr(dist, name) for name in whole}
-    for name, how in whole.items():
-        setattr(dist, name, counted(name, *how))
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(dist, name, original)
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        ops = torch.ops.c10d
+        if function is ops._allgather_base_.default:
+            self.sent["all-gather"] += args[0].nbytes - args[1].nbytes
+        elif function is ops._reduce_scatter_base_.default:
+            self.sent["reduce-scatter"] += args[1].nbytes - args[0].nbytes
+        elif function is ops.allreduce_.default:
+            whole = sum(tensor.nbytes for tensor in args[0])
+            self.sent["all-reduce"] += 2 * whole * (self.replicate - 1) // self.replicate
+        return function(*args, **(kwargs or {}))
 
 
-def measure(rank: int, ranks: int, replicate: int, dtype: str, port: int, file: str) -> None:
-    """One micro-batch, forward and backward, on one of the ranks; the first writes what it sent."""
+def measure(rank: int, ranks: int, port: int, folder: str) -> None:
+    """One micro-batch of every layout of so many ranks, forward and backward; the first writes what it sent."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    batch = models.pairs(SMALL["vocab_size"], prompts=1, length=32)
     with distributed() as world:
-        parallel = ParallelSection(replicate=replicate)
-        model = shard(small(), world, getattr(torch, dtype), parallel).to_empty(device=world.device)
-        model.tie()
-        models.fill(model)
-        batch = models.pairs(SMALL["vocab_size"], prompts=1, length=32)
-        sent: Counter = Counter()
-        with counting(sent):
-            response_logps(model, batch)[0].sum().backward()
+        rows = []
+        for _, replicate, name in (layout for layout in LAYOUTS if layout[0] == ranks):
+            dtype = getattr(torch, name)
+            model = shard(small(), world, dtype, ParallelSection(replicate=replicate)).to_empty(device=world.device)
+            model.tie()
+            models.fill(model)
+            with Counting(replicate) as counting:
+                response_logps(model, batch)[0].sum().backward()
+            rows.append(
+                {
+                    "part": "layout",
+                    "name": f"{ranks} processes, {replicate} x {ranks // replicate}, {name}",
+                    "ranks": ranks,
+                    "replicate": replicate,
+                    "dtype": name,
+                    "counted": counting.sent,
+                    "predicted": predicted(small(), ranks, replicate, dtype.itemsize),
+                }
+            )
         if world.main:
-            names = {"all-gather": "all_gather_into_tensor", "reduce-scatter": "reduce_scatter_tensor"}
-            names |= {"all-reduce": "all_reduce"}
-            Path(file).write_text(json.dumps({ours: sent[theirs] for ours, theirs in names.items()}))
+            Path(folder, "rows.json").write_text(json.dumps(rows))
 
 
-def run(ranks: int, replicate: int, dtype: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="collectives-") as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port, file = free.getsockname()[1], f"{folder}/sent"
-        free.close()
-        torch.multiprocessing.spawn(measure, (ranks, replicate, dtype, port, file), nprocs=ranks)
-        sent = json.loads(Path(file).read_text())
-    name = f"{ranks} processes, {replicate} x {ranks // replicate}, {dtype}"
-    expected = predicted(small(), ranks, replicate, getattr(torch, dtype).itemsize)
-    layout = {"ranks": ranks, "replicate": replicate, "dtype": dtype}
-    return {"part": "layout", "name": name, **layout, "counted": sent, "predicted": expected}
+def run(ranks: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="collectives-") as folder:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(measure, (ranks, port, folder), nprocs=ranks)
+        return json.loads(Path(folder, "rows.json").read_text())
 
 
 def table(record: dict[str, Any]) -> str:
     """What was counted and what was predicted, in MB that a rank sends for a micro-batch, as Markdown."""
-    kinds = ("all-gather", "reduce-scatter", "all-reduce")
-    lines = [f"| processes | replicas x shards | compute | {' | '.join(kinds)} | sum | by arithmetic |"]
-    lines.append("|---:|---:|---|" + "---:|" * (len(kinds) + 2))
+    lines = [f"| processes | replicas x shards | compute | {' | '.join(KINDS)} | sum | by arithmetic |"]
+    lines.append("|---:|---:|---|" + "---:|" * (len(KINDS) + 2))
     for row in record["numbers"]:
         counted, expected = row["counted"], row["predicted"]
-        cells = [f"{counted[kind] / 1e6:.2f}" for kind in kinds]
+        cells = [f"{counted[kind] / 1e6:.2f}" for kind in KINDS]
         cells += [f"{sum(counted.values()) / 1e6:.2f}", f"{sum(expected.values()) / 1e6:.2f}"]
         shards = row["ranks"] // row["replicate"]
         lines.append(f"| {row['ranks']} | {row['replicate']} x {shards} | {row['dtype']} | {' | '.join(cells)} |")
@@ -167,8 +157,8 @@ def main(argv: list[str] | None = None) -> None:
         [],
     )
     record = dict(zip(records.KEYS, about, strict=True))
-    for layout in LAYOUTS:
-        record["numbers"].append(run(*layout))
+    for ranks in (2, 4):
+        record["numbers"] += run(ranks)
         records.write(file, record)
     print(f"{table(record)}\n\n{planned()}\n\n{file}")
 

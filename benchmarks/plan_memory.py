@@ -123,8 +123,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     file = args.output or records.new_file(records.FOLDER, "plan-memory", "cpu")
     machine = {"cpu": hardware("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    what, settings = "what --plan says and what the run held", {"steps": STEPS}
-    about: tuple[Any, ...] = (what, machine, str(datetime.date.today()), records.commit(), settings, [])
+    what, today = "what --plan says and what the run held", str(datetime.date.today())
+    about: tuple[Any, ...] = (what, machine, today, records.commit(), {"steps": STEPS}, [])
     record = dict(zip(records.KEYS, about, strict=True))
     with tempfile.TemporaryDirectory(prefix="plan-memory-") as folder:
         scratch = Path(folder)

@@ -76,7 +76,7 @@ def test_a_second_run_of_other_settings_finds_a_place_and_resumes_there(tmp_path
     assert load_config([*second, "--resume"]).output == "runs/tiny-dpo-beta-0.1"
     assert load_config(["--loss", "dpo"]).output == "runs/tiny-dpo", "which is then refused as in use"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun starts the same command again
-    assert load_config(first).resume and load_config(first).output == "runs/tiny-dpo"
+    assert load_config(first).restarted and load_config(first).output == "runs/tiny-dpo"
 
 
 def test_two_settings_have_two_output_folders(tmp_path, monkeypatch):
@@ -157,6 +157,16 @@ def test_the_embedded_default_needs_no_arguments():
     config = load_config([])
     assert config.model.path.startswith("tiny:") and config.data.path.startswith("tiny:")
     assert config.output == "runs/tiny-nca"
+
+
+def test_a_key_of_an_earlier_version_is_told_what_it_has_become(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[parallel]\nactivation_checkpointing = true\n")
+    new = "has become parallel.checkpointing; write full for true, none for false"
+    said = refuse(load_config, [*BASE, "--config", str(file)])
+    assert said == f"{file}: parallel.activation_checkpointing {new}"
+    said = refuse(load_config, [*BASE, "--parallel.activation_checkpointing", "true"])
+    assert said == f"--parallel.activation_checkpointing {new}"
 
 
 def test_types_are_strict(tmp_path):

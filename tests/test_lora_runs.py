@@ -206,7 +206,7 @@ def test_one_curve_for_every_split(pairs_file, tmp_path):
     runs = {
         "one": (1, []),
         "one-live": (1, ["--reference.mode", "live", "--train.micro_batch_size", "1"]),
-        "two": (2, ["--reference.mode", "live", "--parallel.activation_checkpointing", "true"]),
+        "two": (2, ["--reference.mode", "live", "--parallel.checkpointing", "full"]),
     }
     for name, (ranks, more) in runs.items():
         done = run_train(*flags(pairs_file, tmp_path / name, *more), ranks=ranks)

@@ -169,7 +169,7 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(pairs_file, tmp_path
     monkeypatch.setattr(train.Log, "step", step_and_signal)
     assert train.main(["--loss", "nca", *flags(pairs_file, broken)]) == 128 + signal.SIGTERM
     said = capfd.readouterr().err.splitlines()
-    assert any("stopping after this step, with a checkpoint" in line for line in said)
+    assert any("stopping, once what is being done is kept" in line for line in said)
     assert said[-1] == f"stopped: step 3 of 6 is in {broken}; the same command with --resume goes on"
     # the signal came after step 2 had been counted, so step 3 is the one that is finished
     assert [p.name for p in (broken / "checkpoints").iterdir()] == ["step-000003"]

@@ -20,7 +20,6 @@ from align.models.folder import model_files, resolve_model
 from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
 from align.models.lora import adapters, adapters_off, add_adapters, count_parameters, init_adapters, own_weights
-from align.models.stream import Stream, stream_of, stream_of_rows
 
 __all__ = [
     "BertConfig",
@@ -34,7 +33,6 @@ __all__ = [
     "LlamaConfig",
     "LogProbHead",
     "RobertaConfig",
-    "Stream",
     "TokenStats",
     "adapters",
     "adapters_off",
@@ -53,6 +51,4 @@ __all__ = [
     "read_config",
     "resolve_model",
     "save_model",
-    "stream_of",
-    "stream_of_rows",
 ]

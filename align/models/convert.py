@@ -24,7 +24,17 @@ from align.files import read_json, write_json, write_text
 from align.models.config import DecoderConfig
 from align.models.encoder import BertClassifier, BertConfig, Classifier, EncoderConfig, RobertaClassifier, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
-from align.models.folder import INDEX, SINGLE, Stored, and_more, find_tensors, opened, resolve_model, stored_dtype
+from align.models.folder import (
+    ADAPTER_CONFIG,
+    INDEX,
+    SINGLE,
+    Stored,
+    and_more,
+    find_tensors,
+    opened,
+    resolve_model,
+    stored_dtype,
+)
 from align.models.layers import Decoder
 from align.models.llama import Llama, LlamaConfig
 from align.models.lora import merged, own_weights
@@ -108,7 +118,8 @@ def read_any_config(path: Path | str, weights: bool = True) -> DecoderConfig | E
         raise UserError(f"{folder}: {'is a file; give its folder' if folder.exists() else 'no such folder'}")
     file = folder / "config.json"
     if not file.is_file():
-        inside = next((f"; give {below.parent}" for below in sorted(folder.glob("*/config.json"))), "")
+        below = sorted([*folder.glob("*/config.json"), *folder.glob(f"*/{ADAPTER_CONFIG}")])
+        inside = f"; give {below[0].parent}" if below else ""
         raise UserError(f"{folder} is not a checkpoint: it has no config.json{inside}")
     raw = read_json(file)
     kind = raw.get("model_type")

@@ -77,7 +77,7 @@ def model_folder(folder: Path) -> Path:
         return folder / "model"
     if (folder / "config.toml").is_file() or (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder}: this run has no model/ yet; finish it with train.py --resume")
-    if any(folder.glob("*.distcp")) or any(folder.glob("step-*/*.distcp")):
+    if any(folder.glob("state.json")) or any(folder.glob("step-*/state.json")):
         run = folder.parent.parent if folder.name != "checkpoints" else folder.parent
         rest = (
             f"give {run}"
@@ -144,6 +144,11 @@ def on_its_base(folder: Path, weights: bool) -> Path:
             (whole / found.name).unlink(missing_ok=True)
             (whole / found.name).symlink_to(found.absolute())
     return whole
+
+
+def linked(file: Path) -> Path:
+    """The user's name of a file in a folder of links, of which each is absolute; the Hub's are not."""
+    return file.readlink() if file.is_symlink() and file.readlink().is_absolute() else file
 
 
 class Stored(NamedTuple):

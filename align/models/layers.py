@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from align.kernels import linear_collision, linear_kl, linear_logp, pointwise
 from align.models.attention import Attend, Cache, Cached, Causal, OfStream, Varlen, visibility
 from align.models.config import DecoderConfig, Rope
-from align.models.stream import Stream, stream_of_rows
+from align.stream import Stream, stream_of_rows
 
 
 class RMSNorm(nn.Module):

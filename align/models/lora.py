@@ -49,12 +49,15 @@ class LoraLinear(nn.Module):
         return self.scale * gather(self.lora_B) @ gather(self.lora_A)
 
 
-def add_adapters(model: Decoder, rank: int, alpha: float, targets: str) -> None:
-    """Freeze a model's weights and give every linear map that `targets` names an adapter, uninitialised.
+def add_adapters(model: Decoder, rank: int, alpha: float, targets: str) -> Decoder:
+    """Freeze a model's weights and give every linear map that `targets` names an adapter, uninitialised, in place.
 
     targets: "all" is every linear map of the blocks; of the head there is none. "attention" and "mlp-up" are those that
-    the family's `targets` lists. Raises UserError for a rank with which an adapter would be no thinner than its map.
+    the family's `targets` lists. A rank of 0 changes nothing. Raises UserError for a rank with which an adapter would be
+    no thinner than its map.
     """
+    if rank == 0:
+        return model
     model.requires_grad_(False)
     for block in model.blocks:
         for name, module in list(block.named_modules()):
@@ -67,6 +70,7 @@ def add_adapters(model: Decoder, rank: int, alpha: float, targets: str) -> None:
                     "train every weight"
                 )
             setattr(block.get_submodule(parent), leaf, LoraLinear(module, rank, alpha))
+    return model
 
 
 def init_adapters(model: Decoder, seed: int, local: Callable[[nn.Parameter], tuple[Tensor, int]]) -> None:

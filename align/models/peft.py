@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align.errors import UserError
 from align.files import read_json, write_json
-from align.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WRAPPERS, Stored, opened
+from align.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WRAPPERS, Stored, linked, opened
 
 PREFIX, PARTS = "base_model.model.", ("lora_A", "lora_B")
 # keys that do not change what an adapter computes, or whose meaning the tensors have already
@@ -57,8 +57,9 @@ def read_adapter(folder: Path, shapes: dict[str, list[int]]) -> dict[str, Pair]:
     """
     if not (folder / ADAPTER_CONFIG).exists():
         return {}
-    file, about = folder / ADAPTER_WEIGHTS, read_json(folder / ADAPTER_CONFIG)
-    check_plain(about, folder / ADAPTER_CONFIG)
+    file, about_file = linked(folder / ADAPTER_WEIGHTS), linked(folder / ADAPTER_CONFIG)
+    about = read_json(about_file)
+    check_plain(about, about_file)
     found: dict[str, dict[str, str]] = {}
     with opened(file) as tensors:
         for stored in tensors.keys():  # noqa: SIM118  # not a dictionary
@@ -77,7 +78,7 @@ def read_adapter(folder: Path, shapes: dict[str, list[int]]) -> dict[str, Pair]:
                     f"{file}: the adapter of {name} is ({rows}, {r_b}) times ({r}, {columns}), where the base's weight is "
                     f"{shapes[f'{name}.weight']}; give the base that it was trained on"
                 )
-            scale = alpha_of(name, about, folder / ADAPTER_CONFIG) / (math.sqrt(r) if about.get("use_rslora") else r)
+            scale = alpha_of(name, about, about_file) / (math.sqrt(r) if about.get("use_rslora") else r)
             pairs[f"{name}.weight"] = Pair(Stored(file, matrices["lora_A"]), Stored(file, matrices["lora_B"]), scale)
     if not pairs:
         raise UserError(f"{file}: holds no tensor")

@@ -6,11 +6,11 @@
 Without --data every row is taken to be as long as data.max_length allows, half of it the prompt.
 """
 
-from align.checkpoint import check_output
 from align.files import to_toml
 from align.kernels import evidence, resolve_impls
 from align.losses import Loss
 from align.models import DecoderConfig
+from align.output import check_output
 from align.parallel import World, compute_dtype
 from align.plan.mends import mends
 from align.plan.outlook import GIB, Outlook, look

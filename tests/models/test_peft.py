@@ -124,7 +124,7 @@ def test_the_name_of_one_module_in_a_pattern(adapter):
 def test_what_is_more_than_plain_lora_is_refused_by_its_key(key, value, adapter):
     folder, _ = adapter(**{key: value})
     said = refuse(load_model, folder)
-    assert key in said and "adapter_config.json" in said
+    assert key in said and str(folder / "adapter_config.json") in said
 
 
 def edit(folder, change):
@@ -153,7 +153,7 @@ def test_tensors_that_do_not_fit_the_base(change, word, adapter):
     folder, _ = adapter()
     edit(folder, change)
     said = refuse(load_model, folder)
-    assert word in said and "adapter_model.safetensors" in said
+    assert word in said and str(folder / "adapter_model.safetensors") in said
 
 
 def test_a_head_that_is_the_embedding_takes_no_adapter(adapter):
@@ -174,6 +174,11 @@ def test_folders_that_are_no_adapter(adapter, tmp_path):
     (folder / "adapter_config.json").unlink()
     (folder / "adapter_model.bin").rename(folder / "adapter_model.safetensors")
     assert "adapter_config.json" in refuse(resolve_model, folder)
+
+
+def test_a_folder_around_an_adapter(adapter):
+    folder, _ = adapter()
+    assert f"give {folder}" in refuse(load_model, folder.parent)
 
 
 def test_a_base_that_is_not_there_or_is_an_adapter(adapter, tmp_path):
