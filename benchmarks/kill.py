@@ -141,9 +141,9 @@ def main(argv: list[str]) -> int:
     # the base by its path: with tiny:base a run ends with a table of what its model responds
     flags, bad, truths = ["--model", options.model, "--data", options.data], 0, {}
     with tempfile.TemporaryDirectory() as place:
-        if options.model == "runs/tiny-base" and not Path(options.model).exists():
-            if problem := finish(Path(place) / "base" / "out", 1, "--model", "tiny:base"):
-                raise SystemExit(f"the base model: {problem}")
+        missing = options.model == "runs/tiny-base" and not Path(options.model).exists()
+        if missing and (problem := finish(Path(place) / "base" / "out", 1, "--model", "tiny:base")):
+            raise SystemExit(f"the base model: {problem}")
         print(
             f"seed {options.seed}\n{'':>4} {'ranks':>5}  {'victim':<9} {'moment':<10} {'step':>4} {'s after':>8}  outcome"
         )
