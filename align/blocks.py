@@ -1,6 +1,7 @@
 """What can be done to every block of a decoder: compute its activations again in backward, or compile it."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.attention import varlen  # noqa: F401  # makes torch.ops.torch_attn
@@ -24,7 +25,9 @@ def checkpoint_blocks(model: Decoder, keep_attention: bool = False) -> None:
 
     keep_attention: all but what attention returns, which costs most to compute for the memory that it takes.
     """
-    how = {"context_fn": partial(create_selective_checkpoint_contexts, ATTENTION)} if keep_attention else {}
+    how: dict[str, Any] = (
+        {"context_fn": partial(create_selective_checkpoint_contexts, ATTENTION)} if keep_attention else {}
+    )
     for block in model.blocks:
         # inside FSDP's hooks: the recomputation runs on weights that the backward pass has already gathered. A block
         # draws nothing at random, so there is no generator's state to keep

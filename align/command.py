@@ -1,22 +1,48 @@
-"""How train.py and eval.py end."""
+"""How every command ends."""
 
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
+from align.errors import UserError
 
-def run(main: Callable[[list[str]], int]) -> NoReturn:
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """main(arguments) and out, with its exit status. A reader that has gone, as `| head` has, ends it without a word."""
     try:
         try:
-            status = main(sys.argv[1:])
+            status = main(sys.argv[1:]) or 0
         except SystemExit as end:  # argparse's, after --help
             status = int(end.code or 0)
         sys.stdout.flush()
     except BrokenPipeError:
         status = 128 + signal.SIGPIPE
-    sys.stderr.flush()
+    with suppress(BrokenPipeError):
+        sys.stderr.flush()
     # without the interpreter's shutdown, in which a thread of gloo's can abort a process that has done its work
     os._exit(status)
+
+
+def attempt(work: Callable[[], None], speaks: Callable[[], bool] = lambda: True) -> int:
+    """Do the work of a command: its exit status, 0 for done, as train.py and eval.py have them.
+
+    speaks: whether this process is to say why it failed, of all ranks that fail of the same.
+    """
+    try:
+        work()
+        return 0
+    except UserError as error:
+        text, status = f"error: {error}", 2
+    except KeyboardInterrupt:
+        text, status = "stopped; the same command goes on from here", 128 + signal.SIGINT
+    except BrokenPipeError:
+        raise
+    except Exception:
+        text, status = traceback.format_exc(), 1
+    if speaks():
+        print(text, file=sys.stderr, flush=True)
+    return status

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import cast
 
 import torch
@@ -22,8 +23,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from align.blocks import checkpoint_blocks, compile_blocks
 from align.errors import UserError
-from align.models import Decoder, build_model, load_weights, read_config
-from align.sections import ParallelSection
+from align.models import Decoder, add_adapters, build_model, init_adapters, load_weights, own_weights, read_config
+from align.sections import LoraSection, ParallelSection
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,24 @@ class World:
         dist.all_reduce(values)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on some rank."""
+        return self.sum(torch.tensor(float(flag))).item() > 0
+
     def barrier(self) -> None:
         dist.barrier()
+
+    def gather_texts(self, text: str) -> list[str]:
+        """The text of every rank, on every rank. dist.all_gather_object would pickle it, and unpickle the others'."""
+        if self.size == 1:
+            return [text]
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(data)
+        texts = torch.zeros(self.size, int(self.sum(sizes).max()), dtype=torch.uint8)
+        texts[self.rank, : len(data)] = data
+        self.sum(texts)  # of zeros, but for one
+        return [bytes(row[:size].numpy()).decode() for row, size in zip(texts, sizes.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,7 @@ class Rendezvous:
     store: dist.Store
     rank: int
     size: int
+    job: str  # the same for every attempt of a torchrun --max-restarts, and for nothing else
 
     def first(self) -> bool:
         """True for the first rank that asks, so that an error on many ranks is printed once."""
@@ -70,12 +88,13 @@ class Rendezvous:
 def rendezvous() -> Rendezvous:
     """The Rendezvous of torchrun's environment, or of a single process."""
     if "WORLD_SIZE" not in os.environ:
-        return Rendezvous(dist.HashStore(), 0, 1)
+        return Rendezvous(dist.HashStore(), 0, 1, token_hex(8))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves)
     # torchrun's store outlives an attempt: under its bare keys a restarted rank would find the addresses of the dead ones
-    return Rendezvous(dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), rank, size)
+    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return Rendezvous(attempt, rank, size, store.compare_set("job", "", token_hex(8)).decode())
 
 
 @contextmanager
@@ -128,13 +147,13 @@ def shard(model: Decoder, world: World, dtype: torch.dtype, parallel: ParallelSe
     compute are summed in float32. With --parallel.replicate R every R-th part of the ranks holds the whole model, and
     gradients are summed over its parts and then over the replicas.
 
-    A single rank whose parameters are in the dtype of compute has nothing to gather or to cast: its model stays plain.
+    A single rank whose weights are in the dtype of compute has nothing to gather or to cast: its model stays plain.
     """
     if parallel.checkpointing != "none":
         checkpoint_blocks(model, parallel.checkpointing == "selective")
     if parallel.compile == "on":
         compile_blocks(model)
-    if world.size == 1 and all(p.dtype == dtype for p in model.parameters()):
+    if world.size == 1 and all(p.dtype == dtype for p in own_weights(model).values()):
         return model
     # neighbouring ranks, which torchrun puts on one node, hold a replica together
     shape = (parallel.replicate, world.size // parallel.replicate)
@@ -174,15 +193,25 @@ def gather(parameter: Tensor) -> Tensor:
 
 
 def load_sharded(
-    folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, parallel: ParallelSection | None = None
+    folder: Path,
+    world: World,
+    dtype: torch.dtype,
+    stored: torch.dtype,
+    parallel: ParallelSection | None = None,
+    lora: LoraSection | None = None,
+    seed: int = 0,
 ) -> Decoder:
     """A model whose parameters are sharded from the start: every rank reads only its rows from the checkpoint.
 
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
+    lora, seed: adapters, where its rank is not 0, fresh ones from the seed; everything else is then frozen.
     """
-    model = build_model(read_config(folder), "meta", stored)
+    lora = lora or LoraSection()
+    model = build_model(read_config(folder), "meta", dtype if lora.rank else stored)
+    add_adapters(model, **vars(lora))
     shard(model, world, dtype, parallel or ParallelSection())
     model.to_empty(device=world.device)
     model.tie()  # to_empty gives every module its own parameter
     load_weights(model, folder, local=local_rows)
+    init_adapters(model, seed, local_rows)
     return model

@@ -47,7 +47,7 @@ def test_a_config_of_ours_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config([*BASE, "--config", "falcon-11b", "--loss", "dpo"])
     assert config.output == "runs/falcon-11b-dpo" and config.parallel.checkpointing == "full"
-    assert "configs/ has falcon-11b, tiny, " in refuse(load_config, ["--config", "tinny"])
+    assert "configs/ has falcon-11b, falcon-11b-lora, " in refuse(load_config, ["--config", "tinny"])
     (tmp_path / "tiny").write_text("[train]\nsteps = 5\n")  # a file of that name comes first
     assert load_config([*BASE, "--config", "tiny"]).train.steps == 5
 
@@ -76,7 +76,7 @@ def test_a_second_run_of_other_settings_finds_a_place_and_resumes_there(tmp_path
     assert load_config([*second, "--resume"]).output == "runs/tiny-dpo-beta-0.1"
     assert load_config(["--loss", "dpo"]).output == "runs/tiny-dpo", "which is then refused as in use"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun starts the same command again
-    assert load_config(first).resume and load_config(first).output == "runs/tiny-dpo"
+    assert load_config(first).restarted and load_config(first).output == "runs/tiny-dpo"
 
 
 def test_two_settings_have_two_output_folders(tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ class Dataset:
     rank and device are those of this process; world_size ranks share each batch.
     """
 
-    groups: list[Group]
+    groups: Sequence[Group]
     n_train: int
     steps: int
     batch_size: int  # prompts per step, over all ranks

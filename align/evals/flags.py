@@ -9,8 +9,10 @@ from align.evals.suites import suite_names
 
 
 class Parser(argparse.ArgumentParser):
+    """prog: the command without its interpreter, "eval.py" or "-m align.respond"."""
+
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; python eval.py --help lists the flags")
+        raise UserError(f"{message}; python {self.prog} --help lists the flags")
 
 
 def read_flags(argv: list[str]) -> argparse.Namespace:
@@ -65,17 +67,14 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"--chat talks to one model or two side by side, not to {len(options.model)}")
     elif not options.suite:
         raise UserError(f"--suite is missing: there are {', '.join(suite_names())}, or your own FILE.toml")
-    at_least = {
-        "limit": 0,
-        "temperature": 0,
-        "top_k": 0,
-        "seed": 0,
-        "max_new_tokens": 0,
-        "max_length": 0,
-        "batch_size": 1,
-    }
-    for name, least in at_least.items():
-        value = getattr(options, name)
+    check_sampling(options)
+
+
+def check_sampling(options: argparse.Namespace) -> None:
+    """Raise UserError for a number that is out of bounds, of those that are among the options."""
+    at_least = {"limit": 0, "temperature": 0, "top_k": 0, "seed": 0, "max_new_tokens": 0, "max_length": 0}
+    for name, least in (at_least | {"batch_size": 1, "k": 1}).items():
+        value = getattr(options, name, least)
         if not least <= value < float("inf"):
             raise UserError(f"--{name} must be a number of at least {least}, not {value}")
     if not 0 < options.top_p <= 1:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from align import command
 from align.blocks import checkpoint_blocks, compile_blocks
 from align.data.batches import Batch
 from align.losses import build_loss
@@ -137,7 +138,7 @@ def run(size: str, world: World) -> None:
         optimizer.zero_grad()
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     with distributed() as world:
         for size in models.SIZES:
             part.attempt(size, run, size, world, need=15)
@@ -146,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+from align import command
 from benchmarks.gpu.models import TEXT
 from benchmarks.gpu.part import CUDA, DRY, ROWS, Part, left
 from benchmarks.records import ROOT
@@ -44,7 +45,7 @@ def run(name: str, flags: list[str]) -> float:
     return last["loss"]
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     found = {}
     for name, flags in RUNS.items():
         if CUDA or "triton" not in name:  # without a GPU, train.py refuses the kernels
@@ -56,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -105,6 +105,15 @@ def test_tradeoff_leaves_out_models_without_a_side():
     assert figures.tradeoff(("", []), ("s", [(1.0, None, None)]), ["a"]) is None
 
 
+def test_merged_models_are_joined_in_the_order_of_their_weights():
+    scores = [(float(i), None, None) for i in (10, 30, 20, 50, 40)]
+    names = ["path/1", "base", "path/0.25", "path/0", "other/0.5"]
+    drawn = figures.tradeoff(("c", scores), ("s", scores), names)
+    at = {names[p.model]: f"{p.x} {p.y}" for p in drawn.points}
+    assert drawn.merged == f"M{at['path/0']}L{at['path/0.25']}L{at['path/1']}"
+    assert figures.tradeoff(("c", scores), ("s", scores), ["a", "7b", "v1", "0.5", "b"]).merged == ""
+
+
 def test_histograms_hold_every_margin_once():
     print("seed", SEED)
     rng = random.Random(SEED)

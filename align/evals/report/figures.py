@@ -5,6 +5,7 @@ phone and takes the page's font and its colours, light or dark. All x and y here
 """
 
 import math
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -93,6 +94,7 @@ class Tradeoff:
     y: Axis
     points: list[Point]
     line: str  # joins the models on the front, as an SVG path; "" for a single one
+    merged: str  # joins the models that align.merge wrote, in the order of their weights; "" without any
     absent: list[int] = field(default_factory=list)  # models that lack one side
 
 
@@ -130,7 +132,18 @@ def tradeoff(capability: Side, safety: Side, names: list[str]) -> Tradeoff | Non
     place_labels(points, corners)
     # straight from model to model: between two neighbours nothing is dominated, so the line meets no other mark. Stairs do
     line = "M" + "L".join(f"{p.x} {p.y}" for p in corners) if len(corners) > 1 else ""
-    return Tradeoff(x, y, points, line, [i for i, pair in enumerate(both) if pair is None])
+    return Tradeoff(x, y, points, line, merged_path(points, names), [i for i, pair in enumerate(both) if pair is None])
+
+
+def merged_path(points: list[Point], names: list[str]) -> str:
+    """From model to model of one folder whose names are weights, as align.merge names them: "0", "0.25", ..."""
+    paths: dict[str, list[tuple[float, Point]]] = {}
+    for point in points:
+        folder, _, weight = names[point.model].rpartition("/")
+        if re.fullmatch(r"-?\d+(\.\d+)?", weight):
+            paths.setdefault(folder, []).append((float(weight), point))
+    ordered = [sorted(path, key=lambda found: found[0]) for path in paths.values() if len(path) > 1]
+    return "".join("M" + "L".join(f"{p.x} {p.y}" for _, p in path) for path in ordered)
 
 
 Box = tuple[float, float, float, float]  # px: left, top, right, bottom

@@ -1,0 +1,81 @@
+"""Rounds on the toy world: a model responds, its own responses become pairs, it learns from them, and again.
+
+    python -m benchmarks.rounds [--output DIR]        # two rounds; stopped at any moment, it goes on
+
+Each line that begins with $ is a command that does the same by hand.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import train
+from align import pairs, respond
+from align.command import attempt
+from align.config import load_config
+from align.files import write_text
+from align.parallel import distributed
+from align.tiny.evaluate import MAX_NEW_TOKENS, evaluate
+from align.tiny.paths import resolve_path, toy_world_folder
+
+ROUNDS = 2
+PROMPTS, SAMPLES = 400, 8  # of a round, whose prompts no other has
+TEMPERATURE = 1.5  # at 1 the base model says nearly always the same, and a pair takes two responses
+BATCH, EPOCHS = 16, 2
+SHOWN = {
+    "safety/plain": "safety, plain",
+    "safety/adversarial": "safety, adversarial",
+    "helpfulness": "helpfulness",
+    "maths": "maths",
+    "degenerate": "degenerate",
+}
+
+
+def rounds(output: Path) -> str:
+    """The table of all models, the base first."""
+    with distributed() as world:
+        model = resolve_path("tiny:base", world, train.train)
+        asked = Path(resolve_path("tiny:pairs", world, train.train)).read_text(encoding="utf-8").splitlines()
+        asked = list(dict.fromkeys(json.dumps({"prompt": json.loads(row)["prompt"]}) for row in asked))
+        rows = [("the base model", evaluate(model, toy_world_folder()))]
+        output.mkdir(parents=True, exist_ok=True)
+        for number in range(1, ROUNDS + 1):
+            prompts, said, made = (output / f"{kind}-{number}.jsonl" for kind in ("prompts", "responses", "pairs"))
+            write_text(prompts, "\n".join(asked[PROMPTS * (number - 1) : PROMPTS * number]) + "\n")
+            asking = ["--model", model, "--prompts", prompts, "--k", SAMPLES, "--temperature", TEMPERATURE]
+            asking += ["--judge", "rules", "--max_new_tokens", MAX_NEW_TOKENS, "--output", said]
+            print(respond.respond(respond.read_flags(shown("-m align.respond", asking)), world))
+            print(pairs.make(pairs.read_flags(shown("-m align.pairs", [said, "--output", made]))))
+            flags = ["--config", "tiny", "--model", model, "--data", made, "--output", output / f"round-{number}"]
+            count = len(made.read_text(encoding="utf-8").splitlines())
+            flags += ["--loss", "nca", "--train.batch_size", min(BATCH, count)]
+            flags += ["--train.steps", max(1, EPOCHS * count // BATCH)]
+            config = load_config(shown("train.py", flags))
+            config.resume = True
+            folder = train.train(config, world)
+            model = str(folder)
+            rows.append((f"after round {number}", evaluate(model, toy_world_folder())))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'% of responses':{width}}" + "".join(f"{name:>20}" for name in SHOWN.values())]
+    lines += [f"{name:{width}}" + "".join(f"{scores[key]:>20.1f}" for key in SHOWN) for name, scores in rows]
+    return "\n".join(lines)
+
+
+def shown(command: str, words: list) -> list[str]:
+    """The words of a command, which is printed."""
+    print(f"\n$ python {command} {' '.join(map(str, words))}", flush=True)
+    return [str(word) for word in words]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rounds", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs") / "rounds", metavar="DIR", help="default runs/rounds"
+    )
+    args = parser.parse_args(argv)
+    return attempt(lambda: print(f"\n{rounds(args.output)}", flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""What this machine's matrix products reach, the roof of every training step on it."""
+
+import time
+
+import torch
+
+SIZES = (1024, 2048, 4096)
+SECONDS = 1.5  # that a size may take
+
+
+def matrix_peak() -> float:
+    """The most operations a second that torch.mm of two float32 matrices did."""
+    best = 0.0
+    for size in SIZES:
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        began = time.perf_counter()
+        while (start := time.perf_counter()) < began + SECONDS:
+            a @ b
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
