@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
-.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate bench-step rounds
+.PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
+.PHONY: bench-step rounds kill
 
 setup: $(VENV)/ready
 
@@ -18,8 +19,9 @@ demo: setup
 	rm -rf runs/demo
 	$(BIN)/python train.py --loss nca --output runs/demo
 
+# two tests at a time, each on one thread: most of them are too small to be shared by two
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # the fast tests with the oldest versions supported: torch 2.11 with CUDA, as there is no other, so 3 GB to download
 test-oldest: $(OLDEST_VENV)/ready
@@ -68,6 +70,10 @@ bench: setup
 # tokens a second of align.generate, beside transformers where it is installed: make bench-generate MODEL=DIR
 bench-generate: setup
 	$(BIN)/python -m align.generate.bench --model $(MODEL)
+
+# 40 trainings killed at moments of all kinds and resumed: a table, and every one to the bit or an error
+kill: setup
+	$(BIN)/python -m benchmarks.kill
 
 # a training step beside TRL's, on the same work: make bench-step TRL=PYTHON, an interpreter that has trl; alone without
 bench-step: setup

@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from align import command
+from align import command, stopping
+from align.disk import check_writable
 from align.errors import UserError
 from align.evals.chat import chat
 from align.evals.flags import read_flags
@@ -42,6 +43,7 @@ def evaluate(options: argparse.Namespace, world: World) -> str:
         return resolve_path(path, world, train)
 
     # errors in the command are found before anything runs
+    check_writable("--output", options.output)
     models = find_models([resolve(path) for path in options.model], options.max_length)
     suites = load_suites(options, resolve)
     benchmarks = [benchmark for suite in suites for benchmark in suite.benchmarks]
@@ -122,7 +124,7 @@ def progress(todo: list, what: str, world: World) -> tqdm:
 def main(argv: list[str]) -> int:
     """Exit status: 0 done; 2 for what the user can fix, in one line; 1 for a bug, with its traceback.
 
-    130 when interrupted: the results so far are kept, and the same command resumes.
+    128 + the signal's number when stopped: the results so far are kept, and the same command resumes.
     """
     meeting = rendezvous()
     try:
@@ -136,13 +138,16 @@ def main(argv: list[str]) -> int:
                     table, page = write_curves(options.curves, options.output), options.output / "curves.html"
                     print(f"{table}\n\nthe curves are in {page}", flush=True)
                 return 0
+            stopping.catch_signals("stopped; the same command resumes from here")
             table = evaluate(options, world)
             if world.main:
                 print(f"\n{table}\n\nthe report is in {options.output / 'report.html'}", flush=True)
     except UserError as error:
         return complain(f"error: {error}", meeting, status=2)
-    except KeyboardInterrupt:
-        return complain("stopped; the same command resumes from here", meeting, status=130)
+    except stopping.Stopped as stopped:
+        return complain(str(stopped), meeting, status=128 + stopping.signalled)
+    except KeyboardInterrupt:  # before there is anything to keep, or in a chat
+        return complain("stopped", meeting, status=130)
     except BrokenPipeError:
         raise
     except Exception:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from align import command, stopping
-from align.checkpoint import Run, check_output, claim_output, load_checkpoint, save_checkpoint
+from align.checkpoint import Run, find_checkpoint, leave_out, load_checkpoint, save_checkpoint
 from align.config import help_text, load_config
 from align.coupled import global_inputs, with_rows
 from align.data import load_tokenizer
@@ -28,17 +28,24 @@ from align.data.batches import Batch, Dataset
 from align.data.tokenizer import check_fits
 from align.errors import UserError
 from align.export import export_model
+from align.fingerprint import model_id
 from align.log import Log
 from align.logps import response_sums
 from align.losses import Loss, LossInputs, build_loss
-from align.metrics import StepSums, peak_memory_mib, step_metrics
-from align.models import build_model, check_varlen, check_weights, read_config, resolve_model
+from align.metrics import StepSums, step_metrics
+from align.models import add_adapters, build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
-from align.parallel import Rendezvous, World, compute_dtype, distributed, gather, load_sharded, rendezvous
-from align.plan import describe_length, describe_plan
+from align.output import check_output, check_start, claim_output, held_output
+from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
+from align.plan.describe import describe_length, describe_plan
+from align.plan.devices import device_memory
+from align.plan.memory import settle_tokens
+from align.plan.setup import setup_of
+from align.profile import profiled
 from align.reference import LiveReference, Reference, build_reference
 from align.sections import Config, settle_length
 from align.sources import load_dataset
+from align.speed import Speed
 from align.stopping import Stopped
 from align.tiny.paths import report_tiny, resolve_tiny
 from align.tracker import open_tracker
@@ -50,42 +57,42 @@ def train(config: Config, world: World) -> Path | None:
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
     loss = build_loss(config.loss.name, **config.loss.parameters)
-    # the plan of a Hub model takes its description alone
-    weights = not config.plan or Path(config.model.path).exists()
-    source = resolve_model(config.model.path, weights)
-    architecture = read_config(source, weights)
-    if weights:
-        check_weights(build_model(architecture, "meta"), source)
+    if config.plan:
+        if world.main:
+            print(describe_plan(config, loss, world))
+        return None
+    check_ranks(config.parallel, world)
+    source = resolve_model(config.model.path)
+    architecture = read_config(source)
+    check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), source)
     tokenizer = load_tokenizer(source)
     check_fits(tokenizer, architecture.vocab_size, str(source))
     settle_length(config.data, architecture.context_length)
     dtype = compute_dtype(config.parallel.dtype, world.device)
     if config.model.attention_impl == "varlen":
         check_varlen(architecture, dtype, world.device)
-    checkpoint = check_output(config)
-    if world.main and not config.plan:
+    setup = setup_of(config, architecture, loss, world)
+    settle_tokens(config, setup, device_memory(world.device))
+    check_output(config)
+    if world.main:
         print(describe_length(config.data.max_length, architecture), flush=True)
     data = load_dataset(config, loss, tokenizer, world)
-    if config.reference.mode == "moving" and config.reference.every >= data.steps:
-        raise UserError(
-            f"reference.every {config.reference.every}: in {data.steps} steps the reference would never move; lower it"
-        )
-    if config.plan:
-        if world.main:
-            print(describe_plan(config, source, architecture, data, loss.needs_reference, world))
-        return None
-    reference = build_reference(config, source, data, loss.token_inputs, world) if loss.needs_reference else None
-    model = load_sharded(source, world, dtype, torch.float32, config.parallel.activation_checkpointing)
+    made_of = {"model": (base := model_id(source, world)), "data": data.id}
+    checkpoint = find_checkpoint(Path(config.output), made_of, world) if config.resume else None
+    model = load_sharded(source, world, dtype, torch.float32, config.parallel, config.lora, config.train.seed)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
+    check_start(config, model, source, data.steps, world)
+    reference = build_reference(config, source, base, model, data, loss, world) if loss.needs_reference else None
     optimizer = build_optimizer(model, config.optim)
     moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
-    run = Run(model, optimizer, loss, moving, data.id)
+    run = Run(model, optimizer, loss, moving, made_of)
     start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)
     tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
     log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
+    speed = Speed(setup, data, world)
 
-    for step in range(start, data.steps):
+    for step in profiled(range(start, data.steps), config.train.profile if world.main else 0, output / "profile"):
         began = time.perf_counter()
         # random draws, if a model or loss makes any, are a function of (seed, step), like the data
         torch.manual_seed(config.train.seed * 1_000_003 + step)
@@ -93,7 +100,7 @@ def train(config: Config, world: World) -> Path | None:
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
         indices = data.global_batch(step)
-        sums = StepSums(world.device, at_reference=step == 0)
+        sums, before = StepSums(world.device, at_reference=step == 0), loss.state()
 
         for x, losses, rows in losses_of(indices, loss, model, reference, data, world, training=True):
             # the sum over all ranks and micro-batches, divided once by the prompts of the global batch
@@ -101,23 +108,19 @@ def train(config: Config, world: World) -> Path | None:
             sums.add_batch(loss, x, losses, rows)
 
         grad_norm = gather(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)).item()
-        sums.add(stop=float(stopping.signalled != 0))
+        sums.add(stop=float(stopping.asked()))
         totals = sums.reduce(world)
-        if not math.isfinite(totals["loss"] + grad_norm):
-            raise UserError(
-                f"step {step + 1}: loss {totals['loss'] / len(indices)}, gradient norm {grad_norm}: training diverged; "
-                "lower --optim.lr, or look at the rows of this batch"
-            )
-        optimizer.step()
+        taken = math.isfinite(totals["loss"] + grad_norm)
+        if taken:
+            optimizer.step()
+        else:
+            leave_out(step + 1, run, before, sums.losses, indices, data, config.train.max_bad_steps, world)
         optimizer.zero_grad()
         if moving and is_due(step + 1, config.reference.every):
             moving.follow(model, config.reference.alpha)
 
-        seconds = time.perf_counter() - began
-        tokens = data.n_tokens(indices)
         metrics = {"step": step + 1, **step_metrics(totals), "lr": lr, "grad_norm": grad_norm}
-        metrics |= {"tokens": tokens, "tokens_per_second": tokens / seconds, "seconds": seconds}
-        metrics |= {"peak_memory_mib": peak_memory_mib(world.device)}
+        metrics |= speed(indices, time.perf_counter() - began)
 
         done = step + 1
         last = done == data.steps or totals["stop"] > 0
@@ -127,7 +130,8 @@ def train(config: Config, world: World) -> Path | None:
                 for x, losses, rows in losses_of(data.held_out, loss, model, reference, data, world, training=False):
                     sums.add_batch(loss, x, losses, rows)
             metrics |= {f"eval/{name}": value for name, value in step_metrics(sums.reduce(world)).items()}
-        log.step(metrics)
+        if taken:
+            log.step(metrics)
         if last or is_due(done, config.train.checkpoint_every):
             save_checkpoint(output, done, run, config.train.keep_checkpoints, world)
         if totals["stop"] and done < data.steps:
@@ -137,7 +141,7 @@ def train(config: Config, world: World) -> Path | None:
             )
 
     log.close()
-    return export_model(output, source, model, tokenizer, data.template, config.model.save_dtype, world)
+    return export_model(output, source, model, tokenizer, data.template, config, world)
 
 
 def losses_of(
@@ -204,10 +208,10 @@ def main(argv: list[str]) -> int:
         return 0
     meeting = rendezvous()
     try:
-        with distributed(meeting) as world:
-            stopping.catch_signals()
+        with held_output(), distributed(meeting) as world:
+            stopping.catch_signals("stopped; the same command with --resume goes on")
             config = load_config(argv)
-            config.output = meeting.agree("output", config.output)
+            config.job, config.output = meeting.job, meeting.agree("output", config.output)
             is_tiny = resolve_tiny(config, world, train)
             folder = train(config, world)
             if folder and world.main:

@@ -1,126 +1,39 @@
-"""Checkpoints that survive a kill at any moment.
+"""Checkpoints that survive a kill at any moment, and are not believed where they have been damaged since.
 
 A checkpoint is a folder checkpoints/step-000123, written by all ranks under a temporary name and renamed when complete,
-so that a folder with the final name is whole. It holds the sharded weights and optimizer state
-(torch.distributed.checkpoint, so that another number of ranks can read it) and state.json. The data order and every
-random draw are functions of (seed, step), so the step is all that a run has to remember besides.
+so that a folder with the final name is whole. It holds the trained weights and the optimizer's state in safetensors files
+(align/shards.py), and state.json, which has a digest of each file and one of itself. The data order and every random draw
+are functions of (seed, step), so the step is all that a run has to remember besides.
 """
 
+import hashlib
 import json
-import os
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
+from align.data.batches import Dataset
 from align.errors import UserError, one_line
-from align.files import read_toml, to_toml, write_text
-from align.log import trim_metrics
+from align.files import writing
 from align.losses import Loss
-from align.parallel import World
+from align.nonfinite import LOWER, explain_step, non_finite
+from align.parallel import World, reshard
 from align.reference import LiveReference
-from align.sections import FREE_KEYS, Config
+from align.shards import read_shards, write_shards
 
-
-def check_output(config: Config) -> Path | None:
-    """The checkpoint to resume from, None to start afresh. Writes nothing.
-
-    Raises UserError for a folder that cannot be written, an output folder in use without --resume, one whose
-    configuration differs, and a checkpoint with files missing.
-    """
-    output = Path(config.output)
-    check_writable("--output", output)
-    if config.reference.mode == "cached":
-        check_writable("--reference.cache", Path(config.reference.cache))
-    if not config.resume:
-        if output.exists() and any(output.iterdir()):
-            raise UserError(f"--output {output} is already in use; add --resume to continue it, or give another folder")
-        return None
-    if not (output / "config.toml").exists():
-        return None  # killed before it began, or never begun
-    ours, theirs = flatten(config.to_dict()), flatten(read_toml(output / "config.toml"))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in FREE_KEYS and ours.get(name) != theirs.get(name):
-            raise UserError(
-                f"--resume: {output} was begun with {name} = {theirs.get(name)!r}, not {ours.get(name)!r}; "
-                "give the same value, or another --output"
-            )
-    found = complete_checkpoints(output)
-    if not found:
-        return None
-    if missing := missing_file(found[-1]):
-        raise damaged(found[-1], missing)
-    return found[-1]
-
-
-def check_writable(flag: str, folder: Path) -> None:
-    """Raise UserError where a folder neither is there to be written in nor could be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
-    if there.exists() and not there.is_dir():
-        raise UserError(f"{flag} {folder}: {'it' if there == folder else there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{flag} {folder}: {there} cannot be written in; give another folder")
-
-
-def claim_output(config: Config, done: int, world: World) -> Path:
-    """Claim the output folder: write config.toml, trim metrics.jsonl to the `done` steps of the checkpoint."""
-    output = Path(config.output)
-    world.barrier()  # nothing is written before every rank has found the folder free
-    if world.main:
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(output / "config.toml", to_toml(config.to_dict()))
-        trim_metrics(output / "metrics.jsonl", done)
-    world.barrier()
-    return output
-
-
-def flatten(tables: dict[str, Any]) -> dict[str, Any]:
-    """{"loss": {"dpo": {"beta": 0.1}}} as {"loss.dpo.beta": 0.1}."""
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = folder.glob("checkpoints/step-*")
-    return sorted(
-        path for path in found if path.name.removeprefix("step-").isdigit() and (path / "state.json").exists()
-    )
-
-
-def missing_file(checkpoint: Path) -> str:
-    """What is wrong with the files of a checkpoint, by their names and sizes; empty where nothing is."""
-    try:
-        sizes = json.loads((checkpoint / "state.json").read_text()).get("files", {".metadata": None})
-    except (OSError, ValueError, AttributeError):
-        return "state.json is not readable as JSON"
-    for name, size in sizes.items():
-        if not (checkpoint / name).is_file():
-            return f"{name} is missing"
-        if size is not None and (checkpoint / name).stat().st_size != size:
-            return f"{name} has {(checkpoint / name).stat().st_size} bytes, not {size}"
-    return ""
-
-
-def damaged(checkpoint: Path, reason: str) -> UserError:
-    return UserError(
-        f"{checkpoint} cannot be resumed from ({reason}); remove that folder to resume from the one before"
-    )
+# what a run is made of, and what else --resume refuses to go on with
+MADE_OF = {"model": "the model's weights or config.json have", "data": "the data or its template has"}
+# of what state.json has
+KINDS: dict[str, type] = dict.fromkeys(("step", "bad_steps", "ranks", "threads"), int)
+KINDS |= dict.fromkeys(MADE_OF, str) | dict.fromkeys(("loss", "files", "tensors"), dict)
+MENDED = "that mended, the same command with --resume goes on from the newest checkpoint"
 
 
 @dataclass
@@ -131,71 +44,210 @@ class Run:
     optimizer: torch.optim.Optimizer
     loss: Loss  # running statistics of the losses that have some
     moving: LiveReference | None  # a reference that follows the policy
-    data_id: str  # Dataset.id of what it trains on, so that a run cannot be resumed on other data
+    made_of: dict[str, str]  # the digests of MADE_OF
+    bad_steps: int = 0  # steps that were not taken, because their numbers were not finite
 
-    def tensors(self) -> dict[str, Any]:
-        """For torch.distributed.checkpoint, which reads into the same structure in place."""
-        weights, moments = get_state_dict(self.model, self.optimizer)
-        moving = {} if self.moving is None else {"reference": get_model_state_dict(self.moving.model)}
-        return {"model": weights, "optimizer": moments, **moving}
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def set_tensors(self, state: dict[str, Any]) -> None:
-        weights, moments = state["model"], state["optimizer"]
-        set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments)
+    def tensors(self) -> dict[str, Tensor]:
+        """What training changes, by name; what it leaves as it was is in the model's folder."""
+        # a forward pass without a backward one leaves whole copies in place of the parameters
+        reshard(self.model)
+        trained = self.trained()
+        found = {f"model.{name}": p.detach() for name, p in trained.items()}
+        for name, p in trained.items():
+            found |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state.get(p, {}).items()}
         if self.moving is not None:
-            set_model_state_dict(self.moving.model, state["reference"])
-            self.moving.refresh()
+            moved = self.moving.model.named_parameters()
+            found |= {f"reference.{name}": p.detach() for name, p in moved if name in trained}
+        return found
+
+    def make_optimizer_state(self, where: dict[str, Any]) -> None:
+        """Room for the optimizer's state of a checkpoint, which an optimizer has none of before its first step."""
+        numbers = {p: i for i, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"])}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, p in self.trained().items():
+            prefix = f"optimizer.{name}."
+            for key in (full.removeprefix(prefix) for full in where if full.startswith(prefix)):
+                like = where[prefix + key]["shape"] == list(p.shape)
+                state.setdefault(numbers[p], {})[key] = torch.zeros_like(p) if like else torch.zeros(())
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
 def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) -> None:
-    """Write checkpoints/step-`step` (the number of optimizer steps done) and remove all but the newest `keep`."""
+    """Write checkpoints/step-`step` (the number of optimizer steps done) and remove all but the newest `keep`.
+
+    Raises UserError for a number that is not finite, and where the disk refuses; the checkpoints before are as they were.
+    """
+    tensors = run.tensors()
+    if name := non_finite(tensors, world):
+        raise UserError(
+            f"step {step} has left {name} with numbers that are not finite, and is not saved: training diverged; {LOWER}"
+        )
     final = folder / "checkpoints" / f"step-{step:06d}"
     part = final.with_name(final.name + ".part")
-    if world.main:
-        shutil.rmtree(part, ignore_errors=True)  # what a kill left behind
-        part.mkdir(parents=True)
+    with writing(final, MENDED):
+        if world.main:
+            shutil.rmtree(part, ignore_errors=True)  # what a kill left behind
+            part.mkdir()
+        world.barrier()
+        where = write_shards(part, tensors, world)
+        if world.main:
+            state = {"step": step, **run.made_of, "loss": run.loss.state(), "bad_steps": run.bad_steps}
+            (part / "state.json").write_text(sealed({**state, **arithmetic(world), **where}))
+            if final.exists():
+                shutil.rmtree(final)
+            part.rename(final)
+            # one with more steps was found damaged, and is written again when the run gets there
+            for old in [path for path in checkpoints(folder) if steps_of(path) <= step][:-keep]:
+                shutil.rmtree(old)
     world.barrier()
-    dcp.save(run.tensors(), checkpoint_id=part)
-    if world.main:
-        state = {"step": step, "data": run.data_id, "loss": run.loss.state(), **arithmetic(world)}
-        state["files"] = {file.name: file.stat().st_size for file in sorted(part.iterdir())}
-        (part / "state.json").write_text(json.dumps(state) + "\n")
-        if final.exists():
-            shutil.rmtree(final)
-        part.rename(final)
-        for old in complete_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    world.barrier()
 
 
-def load_checkpoint(path: Path, run: Run, world: World) -> int:
-    """Restore a run in place; returns the number of steps done.
+def leave_out(
+    step: int,
+    run: Run,
+    before: dict[str, float],
+    losses: Sequence[Tensor],
+    indices: Sequence[int],
+    data: Dataset,
+    allowed: int,
+    world: World,
+) -> None:
+    """Go on without a step whose numbers are not finite. Raises UserError beyond the allowed ones.
 
-    Raises UserError if the folder is damaged, or was written by a run on other data.
+    before: the state of the loss before the step. losses: of the prompts of each of this rank's micro-batches.
     """
-    state = run.tensors()
-    try:
-        saved = json.loads((path / "state.json").read_text())
-        step, data = saved["step"], saved["data"]
-        dcp.load(state, checkpoint_id=path)
-        run.loss.load_state(saved["loss"])
-    except dcp.api.CheckpointException as error:
-        # its own text is a traceback, and that of its cause advises on torch.load after the first sentence
-        cause = one_line(next(iter(error.failures.values()))[0], with_type=True)
-        raise damaged(path, cause.partition(". ")[0]) from None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise damaged(path, one_line(error)) from None
-    if data != run.data_id:
-        raise UserError(
-            f"--resume: the data or its template has changed since {path} was written; restore it, or start again"
-        )
-    run.set_tensors(state)
-    changed = [f"{name} {saved[name]} then, {now} now" for name, now in arithmetic(world).items() if saved[name] != now]
-    if changed and world.main:
-        print(f"resumed with {', '.join(changed)}: the same run up to rounding, not to the bit", flush=True)
-    return step
+    run.bad_steps += 1
+    reason = explain_step(losses, run.model, indices, data, world)
+    if run.bad_steps > allowed:
+        raise UserError(f"step {step}: {reason}. To go on without such steps: --train.max_bad_steps {run.bad_steps}")
+    run.loss.load_state(before)
+    if world.main:
+        print(f"step {step} is left out, {run.bad_steps} of at most {allowed}: {reason}", flush=True)
+
+
+def sealed(state: dict[str, Any]) -> str:
+    """The text of state.json, whose last key is the SHA-256 of the rest."""
+    return json.dumps(state | {"sha256": hashlib.sha256(json.dumps(state).encode()).hexdigest()}) + "\n"
 
 
 def arithmetic(world: World) -> dict[str, int]:
     """What the last bits of a sum depend on."""
     return {"ranks": world.size, "threads": torch.get_num_threads()}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [path for path in folder.glob("checkpoints/step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(found, key=steps_of)
+
+
+def steps_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def find_checkpoint(folder: Path, made_of: dict[str, str], world: World) -> Path | None:
+    """The newest whole checkpoint of a run, None if it has none yet. Every rank must call it; says what is passed over.
+
+    Raises UserError where none of several is whole, for one of an older version, and for one of another model or data.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        if any(path.glob("*.distcp")):
+            raise UserError(
+                f"{path} was written by an older version, pickled, which could run code when it is read; finish that run "
+                "with that version, or begin again in another --output"
+            )
+        damage = next(filter(None, world.gather_texts(damage_of(path, world))), "")
+        if not damage:
+            check_made_of(path, made_of)
+            return path
+        if world.main:
+            print(f"{path} is damaged ({damage}): looking for the newest one that is whole", flush=True)
+    if found:
+        raise UserError(
+            f"{folder / 'checkpoints'}: none of {len(found)} is whole; remove that folder to begin again from step 0"
+        )
+    return None
+
+
+def damage_of(path: Path, world: World) -> str:
+    """What is wrong with state.json, or with this rank's share of the other files; empty where nothing is."""
+    try:
+        files = read_state(path)["files"]
+        for i, (name, written) in enumerate(files.items()):
+            if i % world.size != world.rank:
+                continue
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != written["sha256"]:
+                    return f"{name} has changed since it was written"
+    except (OSError, ValueError) as error:
+        return one_line(error)
+    return ""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises ValueError where it is not what was written, or no state of this step."""
+    try:
+        text = (path / "state.json").read_text(encoding="utf-8")
+        state = json.loads(text)
+        state.pop("sha256")
+        whole = sealed(state) == text
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise ValueError("state.json is missing or not readable") from None
+    if not whole:
+        raise ValueError("state.json has changed since it was written")
+    if not is_state(state) or state["step"] != steps_of(path):
+        raise ValueError("state.json is not that of this folder")
+    return state
+
+
+def is_state(state: dict[str, Any]) -> bool:
+    """Whether all that is read from state.json is of the right kind, and every file one of this folder, with a digest."""
+    try:
+        files, wheres = state["files"], state["tensors"].values()
+        return (
+            all(type(state[name]) is kind for name, kind in KINDS.items())
+            and all(Path(name).name == name and type(files[name]["sha256"]) is str for name in files)
+            and all(type(value) in (int, float) and math.isfinite(value) for value in state["loss"].values())
+            and all(type(row) is int and name in files for where in wheres for name, row in where["rows"].items())
+            and all(type(where["dtype"]) is str and type(where["shape"]) is list for where in wheres)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def check_made_of(path: Path, made_of: dict[str, str]) -> None:
+    """Raise UserError where a run of another model or other data wrote this checkpoint."""
+    state = read_state(path)
+    for name, words in MADE_OF.items():
+        if state[name] != made_of[name]:
+            raise UserError(f"--resume: {words} changed since {path} was written; restore that, or start again")
+
+
+def load_checkpoint(path: Path, run: Run, world: World) -> int:
+    """Restore a run in place, from a checkpoint that find_checkpoint gave; returns the number of steps done.
+
+    Raises UserError for one whose content is none of this run's.
+    """
+    try:
+        saved = read_state(path)
+        run.make_optimizer_state(saved["tensors"])
+        tensors = run.tensors()
+        read_shards(path, saved["tensors"], tensors)
+        run.loss.load_state(saved["loss"])
+        run.bad_steps = saved["bad_steps"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be resumed from ({one_line(error)}); remove that folder") from None
+    if bad := non_finite(tensors, world):
+        raise UserError(f"{path} cannot be resumed from ({bad} is not finite); remove that folder")
+    if run.moving is not None:
+        run.moving.refresh()
+    changed = [f"{name} {saved[name]} then, {now} now" for name, now in arithmetic(world).items() if saved[name] != now]
+    if changed and world.main:
+        print(f"resumed with {', '.join(changed)}: the same run up to rounding, not to the bit", flush=True)
+    return saved["step"]

@@ -24,11 +24,14 @@ from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_
 from align.losses.table import overview
 from align.sections import (
     FREE_KEYS,
+    RETIRED,
     SECTIONS,
     SHORTHANDS,
     SWITCHES,
     Config,
+    LoraSection,
     LossSection,
+    PlanSection,
     ReferenceSection,
     check_bounds,
 )
@@ -68,13 +71,18 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
     if dotted == "output":
         config.output = _convert(value, str, where)
         return
-    section = getattr(config, section_name) if section_name in SECTIONS else None
+    if section_name == "plan" and where.startswith("--"):
+        config.plan = config.plan or PlanSection()  # whoever says for what machine wants a plan
+    section = getattr(config, section_name) if section_name in (*SECTIONS, "plan") else None
     known = {f.name: f for f in fields(section) if f.name != "parameters"} if section else {}
     if section_name == "loss" and name not in known:
         _set_loss_parameter(config.loss, name, value, where)
         return
+    if dotted in RETIRED:
+        raise UserError(f"{where} has become {RETIRED[dotted]}")
     if name not in known:
-        keys = [f"{s}.{f.name}" for s in SECTIONS for f in fields(getattr(config, s)) if f.name != "parameters"]
+        sections = {s: getattr(config, s) for s in SECTIONS} | ({"plan": config.plan} if config.plan else {})
+        keys = [f"{s}.{f.name}" for s, section in sections.items() for f in fields(section) if f.name != "parameters"]
         keys += [f"loss.{parameter}" for parameter in loss_parameters(config.loss.name)]
         # a key without its section, as other trainers have it: --beta, --lr
         keys = [key for key in keys if key.rpartition(".")[2] == dotted] or keys
@@ -180,16 +188,17 @@ def load_config(argv: list[str]) -> Config:
     except ValueError as error:
         raise UserError(str(error)) from None
     _set_tables(config, tables, Path(path or ""))
-    for name in SWITCHES:
-        setattr(config, name, bool(flags.pop(name, False)))
+    config.resume = bool(flags.pop("resume", False))
+    config.plan = PlanSection() if flags.pop("plan", False) else None
+    config.override = tuple(filter(None, flags.pop("override", "").split(",")))
     # torchrun --max-restarts starts a dead run again with the same arguments
-    config.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    config.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     for name, value in flags.items():
         _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
     _check(config)
     if not config.output:
         name = f"{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
-        config.output = _free_output(f"runs/{name}", _settings_suffix(flags), config.resume)
+        config.output = _free_output(f"runs/{name}", _settings_suffix(flags), config.resume or config.restarted)
     return config
 
 
@@ -222,7 +231,7 @@ def _settings_suffix(flags: dict[str, str]) -> str:
 
 def _check(config: Config) -> None:
     for name, flag in (("model", "--model DIR"), ("data", "--data FILE")):
-        if not getattr(config, name).path:
+        if not getattr(config, name).path and not (name == "data" and config.plan):
             raise UserError(f"{name}.path is missing; give {flag} or set it in --config")
     config.loss.parameters = loss_parameters(config.loss.name) | config.loss.parameters
     try:
@@ -249,6 +258,13 @@ def _check(config: Config) -> None:
         raise UserError(f"reference.mode moving: {config.loss.name} has no reference; leave it out")
     if moves.mode != "moving" and (moves.alpha, moves.every) != (usual.alpha, usual.every):
         raise UserError(f"reference.alpha and reference.every are for --reference.mode moving, not {moves.mode}")
+    if not config.lora.rank and config.lora != LoraSection():
+        raise UserError("lora.alpha and lora.targets are for adapters; set --lora.rank, 16 for example")
+    if config.lora.rank and moves.mode == "moving":
+        raise UserError(
+            "reference.mode moving: with --lora.rank the reference is the model without its adapters, which stays; "
+            "use live or cached"
+        )
     check_bounds(config)
 
 
@@ -256,20 +272,22 @@ def help_text() -> str:
     """--help: every flag with its default, from the same dataclasses that check them."""
     lines = [
         "usage: torchrun [--nproc-per-node N] train.py [--config FILE.toml] --loss NAME [--model DIR] [--data FILE]",
-        "                [--output DIR] [--resume] [--plan] [--SECTION.KEY VALUE ...]",
+        "                [--output DIR] [--resume [--override KEY]] [--plan] [--SECTION.KEY VALUE ...]",
         "",
         "--config falcon-11b is configs/falcon-11b.toml, wherever that was installed.",
         "With neither --config nor --model: configs/tiny.toml, a toy world that runs on a laptop CPU.",
-        "  --resume   continue from the newest checkpoint of --output",
-        "  --plan     say what would be done (parameters, steps, memory, resolved configuration) and stop",
+        "  --resume   continue from the newest whole checkpoint of --output",
+        "  --override KEY,KEY   what may differ from the run that --resume continues, such as optim.lr",
+        "  --plan     say what would be done (parameters, steps, memory, time, resolved configuration) and stop",
         "",
         "--loss NAME, with the parameters that --loss.KEY sets; several are added as --loss dpo+sft --loss.weights 1,0.5:",
         overview(),
     ]
-    for section in SECTIONS:
+    config = Config(plan=PlanSection())
+    for section in (*SECTIONS, "plan"):
         if section != "loss":
-            lines += ["", f"[{section}]"]
-            for f in fields(getattr(Config(), section)):
+            lines += ["", f"[{section}]" if section != "plan" else "[plan], flags alone; each asks for a plan:"]
+            for f in fields(getattr(config, section)):
                 choices = f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
                 lines.append(f"  --{section}.{f.name} {json.dumps(f.default)}: {f.metadata['help']}{choices}")
     return "\n".join(lines)

@@ -240,11 +240,36 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 
 @contextmanager
+def writing(path: Path, then: str = "") -> Iterator[None]:
+    """Whatever the disk refuses inside, as a UserError that names path: no room, no right, a folder that has gone.
+
+    then: what can be done once that is mended.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or one_line(error)}){then and f'; {then}'}"
+        ) from None
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, renamed to `path` when the block succeeds: a file of that name is always whole."""
+    """A temporary path to write to, renamed to `path` when the block succeeds: a file of that name is always whole.
+
+    Raises UserError where the disk refuses it.
+    """
     part = path.with_name(f"{path.name}.part")
-    yield part
-    part.replace(path)
+    with writing(path):
+        try:
+            yield part
+            part.replace(path)
+        except OSError:
+            with suppress(OSError):
+                part.unlink()  # it may be what fills the disk
+            raise
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

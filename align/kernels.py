@@ -8,20 +8,24 @@ from kernels import (
     IMPLEMENTATIONS,
     evidence,
     hardware,
+    kept_columns,
     linear_collision,
     linear_kl,
     linear_logp,
     pointwise,
     resolve_impls,
+    tile_columns,
 )
 
 __all__ = [
     "IMPLEMENTATIONS",
     "evidence",
     "hardware",
+    "kept_columns",
     "linear_collision",
     "linear_kl",
     "linear_logp",
     "pointwise",
     "resolve_impls",
+    "tile_columns",
 ]

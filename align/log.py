@@ -1,6 +1,7 @@
 """metrics.jsonl and what a person sees: a progress bar on a terminal, plain lines elsewhere."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from align.files import write_text
+from align.files import write_text, writing
 from align.tracker import Tracker
 
 # what the reader is shown of a step; metrics.jsonl has the rest
@@ -33,7 +34,9 @@ class Log:
     """Where rank 0 writes; on the other ranks it does nothing."""
 
     def __init__(self, file: Path, done: int, steps: int, active: bool, tracker: Tracker | None = None):
-        self.file = file.open("a", encoding="utf-8") if active else None
+        self.path = file
+        with writing(file):
+            self.file = file.open("a", encoding="utf-8") if active else None
         self.tracker = tracker if active else None
         terminal = active and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True) if terminal else None
@@ -43,21 +46,26 @@ class Log:
         """One line of metrics.jsonl, and the same in short for the reader; eval/... has a line of its own."""
         if self.file is None:
             return
-        self.file.write(json.dumps(metrics) + "\n")
-        self.file.flush()
+        # a held-out number may be none, and JSON has only numbers
+        line = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        with writing(self.path, "that mended, the same command with --resume goes on from the newest checkpoint"):
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
         if self.tracker is not None:
             self.tracker.log({name: value for name, value in metrics.items() if name != "step"}, metrics["step"])
         held_out = in_short(metrics, "eval/")
         if self.bar is not None:
             if held_out:
                 self.bar.write(f"step {metrics['step']}  {held_out}", file=sys.stderr)
-            self.bar.set_postfix_str(in_short(metrics))
+            self.bar.set_postfix_str(in_short(metrics) + rate(metrics))
             self.bar.update()
         else:
             done = metrics["step"]
             left = (time.monotonic() - self.began) / (done - self.start) * (self.steps - done)
             share, left_text = f"{100 * done // self.steps} %", tqdm.format_interval(round(left))
-            print(f"step {done}/{self.steps}  {share}  {in_short(metrics)}  {left_text} left", flush=True)
+            print(
+                f"step {done}/{self.steps}  {share}  {in_short(metrics)}{rate(metrics)}  {left_text} left", flush=True
+            )
             if held_out:
                 print(f"step {done}/{self.steps}  {held_out}", flush=True)
 
@@ -74,3 +82,9 @@ def in_short(metrics: dict[str, Any], prefix: str = "") -> str:
     """The metrics of SHOWN that are there, under the names of metrics.jsonl."""
     shown = [f"{prefix}{name}" for name in SHOWN if f"{prefix}{name}" in metrics]
     return "  ".join(f"{name} {metrics[name]:{'.2e' if name == 'lr' else '.4f'}}" for name in shown)
+
+
+def rate(metrics: dict[str, Any]) -> str:
+    """How fast the step was, and how much of the machine it used where that is known."""
+    mfu = f"  MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
+    return f"  {metrics['tokens_per_second']:,.0f} tokens/s{mfu}"

@@ -20,7 +20,7 @@ def response_sums(
     model: nn.Module,
     batch: Batch,
     tokens: Sequence[str] = (),
-    other: tuple[Tensor, Tensor] | None = None,
+    other: tuple[Tensor, Tensor | None] | None = None,
     states: bool = False,
 ) -> dict[str, Tensor]:
     """What losses read about each response, under the names of LossInputs, (N, K) each: logps, n_tok and those in `tokens`.

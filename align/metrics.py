@@ -24,6 +24,7 @@ class StepSums:
     def __init__(self, device: torch.device, at_reference: bool = False):
         self.values = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
         self.at_reference = at_reference
+        self.losses: list[Tensor] = []  # of each micro-batch's prompts
 
     def add(self, **sums: Tensor | float) -> None:
         for name, value in sums.items():
@@ -32,6 +33,7 @@ class StepSums:
     @torch.no_grad()
     def add_batch(self, loss: Loss, x: LossInputs, losses: Tensor, rows: Tensor | slice) -> None:
         """Add these rows of a loss's inputs and of its losses (N,)."""
+        self.losses.append(losses[rows].detach())
         logps, labels = x.logps[rows].double(), None if x.labels is None else x.labels[rows]
         chosen, rejected = sides(logps, labels)
         self.add(loss=losses[rows].double().sum(), prompts=len(logps), n_chosen=len(chosen), n_rejected=len(rejected))

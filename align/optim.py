@@ -15,7 +15,9 @@ def build_optimizer(model: nn.Module, optim: OptimSection) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=optim.lr, betas=(optim.beta1, optim.beta2))
+    groups = [g for g in groups if g["params"]]
+    # fused: one pass over weights, gradients and moments
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
 
 
 def learning_rate(step: int, steps: int, optim: OptimSection) -> float:

@@ -3,24 +3,28 @@
 One path for every size. A single process is a group of one, so that laptop and cluster run the same code.
 """
 
-import functools
 import gc
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.utils.checkpoint import checkpoint
 
-from align.models import Decoder, build_model, load_weights, read_config
+from align.blocks import checkpoint_blocks, compile_blocks
+from align.errors import UserError
+from align.models import Decoder, add_adapters, build_model, init_adapters, load_weights, own_weights, read_config
+from align.sections import LoraSection, ParallelSection
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,24 @@ class World:
         dist.all_reduce(values)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on some rank."""
+        return self.sum(torch.tensor(float(flag))).item() > 0
+
     def barrier(self) -> None:
         dist.barrier()
+
+    def gather_texts(self, text: str) -> list[str]:
+        """The text of every rank, on every rank. dist.all_gather_object would pickle it, and unpickle the others'."""
+        if self.size == 1:
+            return [text]
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(data)
+        texts = torch.zeros(self.size, int(self.sum(sizes).max()), dtype=torch.uint8)
+        texts[self.rank, : len(data)] = data
+        self.sum(texts)  # of zeros, but for one
+        return [bytes(row[:size].numpy()).decode() for row, size in zip(texts, sizes.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,7 @@ class Rendezvous:
     store: dist.Store
     rank: int
     size: int
+    job: str  # the same for every attempt of a torchrun --max-restarts, and for nothing else
 
     def first(self) -> bool:
         """True for the first rank that asks, so that an error on many ranks is printed once."""
@@ -67,12 +88,13 @@ class Rendezvous:
 def rendezvous() -> Rendezvous:
     """The Rendezvous of torchrun's environment, or of a single process."""
     if "WORLD_SIZE" not in os.environ:
-        return Rendezvous(dist.HashStore(), 0, 1)
+        return Rendezvous(dist.HashStore(), 0, 1, token_hex(8))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves)
     # torchrun's store outlives an attempt: under its bare keys a restarted rank would find the addresses of the dead ones
-    return Rendezvous(dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), rank, size)
+    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return Rendezvous(attempt, rank, size, store.compare_set("job", "", token_hex(8)).decode())
 
 
 @contextmanager
@@ -108,33 +130,45 @@ def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def checkpoint_blocks(model: Decoder) -> None:
-    """Activation checkpointing: every block computes its activations again in backward."""
-    for block in model.blocks:
-        # inside FSDP's hooks: the recomputation runs on weights that the backward pass has already gathered
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+def check_ranks(parallel: ParallelSection, world: World) -> None:
+    """Raise UserError where the ranks cannot be split into that many replicas."""
+    if world.size % parallel.replicate:
+        raise UserError(
+            f"parallel.replicate {parallel.replicate} does not divide the number of processes, {world.size}; give a "
+            "divisor, or start torchrun with another --nnodes or --nproc-per-node"
+        )
 
 
-def shard(model: Decoder, dtype: torch.dtype, activation_checkpointing: bool = False) -> Decoder:
-    """Shard a model's parameters over all ranks, in place: one group per block, one for the head, one for the rest.
+def shard(model: Decoder, world: World, dtype: torch.dtype, parallel: ParallelSection) -> Decoder:
+    """Shard a model's parameters over the ranks, in place: one group per block, one for the head, one for the rest.
 
     The head's forward is the log-prob itself, so its weight is whole exactly while it is needed. A tied head stays with
     the embedding in the root group. `dtype` is that of compute; parameters keep theirs, and the gradients of bfloat16
-    compute are summed in float32.
+    compute are summed in float32. With --parallel.replicate R every R-th part of the ranks holds the whole model, and
+    gradients are summed over its parts and then over the replicas.
+
+    A single rank whose weights are in the dtype of compute has nothing to gather or to cast: its model stays plain.
     """
-    if activation_checkpointing:
-        checkpoint_blocks(model)
+    if parallel.checkpointing != "none":
+        checkpoint_blocks(model, parallel.checkpointing == "selective")
+    if parallel.compile == "on":
+        compile_blocks(model)
+    if world.size == 1 and all(p.dtype == dtype for p in own_weights(model).values()):
+        return model
+    # neighbouring ranks, which torchrun puts on one node, hold a replica together
+    shape = (parallel.replicate, world.size // parallel.replicate)
+    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")) if shape[0] > 1 else None
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype == torch.bfloat16 else None)
-    for block in model.blocks:
-        fully_shard(block, mp_policy=policy)
+    groups = [fully_shard(block, mesh=mesh, mp_policy=policy) for block in model.blocks]
     if model.lm_head.weight is not model.embedding.weight:
-        fully_shard(model.lm_head, mp_policy=policy)
-    fully_shard(model, mp_policy=policy)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            # the loss is already divided by the global count of prompts: gradients are summed, not averaged
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled reduction
+        # backward begins with it, so it stays gathered until then
+        groups.append(fully_shard(model.lm_head, mesh=mesh, mp_policy=policy, reshard_after_forward=False))
+    for before, after in itertools.pairwise(groups):
+        before.set_modules_to_forward_prefetch([after])  # in backward FSDP does so by itself
+    for module in (*groups, fully_shard(model, mesh=mesh, mp_policy=policy)):
+        # the loss is already divided by the global count of prompts: gradients are summed, not averaged
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled reduction
     return model
 
 
@@ -147,9 +181,10 @@ def local_rows(parameter: Tensor) -> tuple[Tensor, int]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Reshard the root group's parameters, which FSDP leaves to a backward pass that may never come."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    """Reshard the root's and the head's parameters, which FSDP leaves to a backward pass that may never come."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def gather(parameter: Tensor) -> Tensor:
@@ -158,15 +193,25 @@ def gather(parameter: Tensor) -> Tensor:
 
 
 def load_sharded(
-    folder: Path, world: World, dtype: torch.dtype, stored: torch.dtype, activation_checkpointing: bool = False
+    folder: Path,
+    world: World,
+    dtype: torch.dtype,
+    stored: torch.dtype,
+    parallel: ParallelSection | None = None,
+    lora: LoraSection | None = None,
+    seed: int = 0,
 ) -> Decoder:
     """A model whose parameters are sharded from the start: every rank reads only its rows from the checkpoint.
 
     dtype: of compute. stored: of the parameters, float32 for what trains, the compute dtype for what is frozen.
+    lora, seed: adapters, where its rank is not 0, fresh ones from the seed; everything else is then frozen.
     """
-    model = build_model(read_config(folder), "meta", stored)
-    shard(model, dtype, activation_checkpointing)
+    lora = lora or LoraSection()
+    model = build_model(read_config(folder), "meta", dtype if lora.rank else stored)
+    add_adapters(model, **vars(lora))
+    shard(model, world, dtype, parallel or ParallelSection())
     model.to_empty(device=world.device)
     model.tie()  # to_empty gives every module its own parameter
     load_weights(model, folder, local=local_rows)
+    init_adapters(model, seed, local_rows)
     return model

@@ -10,15 +10,24 @@ from align.kernels import IMPLEMENTATIONS
 from align.tracker import TRACKERS
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
-# they say where and how often files are written and in which dtype, and change not one number of a run
+# they say where and how often files are written and in which dtype, when to stop, what is computed twice, and how many
+# replicas the processes make, which must be able to change with their number; but for rounding, no number depends on them
 FREE_KEYS = (
     "output",
     "model.save_dtype",
+    "train.micro_batch_tokens",
+    "train.micro_batch_size",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.max_bad_steps",
     "train.tracker",
+    "train.profile",
     "reference.cache",
+    "parallel.checkpointing",
+    "parallel.replicate",
 )
+# what earlier versions called something else
+RETIRED = {"parallel.activation_checkpointing": "parallel.checkpointing; write full for true, none for false"}
 MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
 
 
@@ -40,6 +49,15 @@ class ModelSection:
     save_dtype: str = key(
         "auto", "dtype of the exported model/; auto: as the checkpoint", ("auto", "float32", "bfloat16", "float16")
     )
+
+
+@dataclass
+class LoraSection:
+    rank: int = key(
+        0, "rank of adapters that are trained in place of the weights (arXiv 2106.09685); 0: none", at_least=0
+    )
+    alpha: float = key(32.0, "an adapter's product is added times alpha / rank", above=0, below=math.inf)
+    targets: str = key("all", "linear maps of the blocks that get an adapter", ("all", "attention", "mlp-up"))
 
 
 @dataclass
@@ -88,16 +106,20 @@ class TrainSection:
         at_least=0,
     )
     micro_batch_size: int = key(0, "most prompts per rank in one forward pass; 0: any number", at_least=0)
-    seed: int = key(0, "seed of the data order", at_least=0, at_most=2**40)
+    seed: int = key(0, "seed of the data order and of fresh adapters", at_least=0, at_most=2**40)
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
+    max_bad_steps: int = key(
+        0, "steps that may be left out because a number is not finite, before the run stops", at_least=0
+    )
     tracker: str = key("none", "where metrics go beside metrics.jsonl; trackio has wandb's interface", TRACKERS)
+    profile: int = key(0, "how many steps, from the third on, are traced into OUTPUT/profile; 0: none", at_least=0)
 
 
 @dataclass
 class OptimSection:
-    lr: float = key(5e-7, "peak learning rate of AdamW", at_least=0, below=math.inf)
+    lr: float = key(5e-7, "peak learning rate of AdamW", at_least=0, at_most=1e30)
     beta1: float = key(0.9, "AdamW beta1", at_least=0, below=1)
     beta2: float = key(0.95, "AdamW beta2", at_least=0, below=1)
     weight_decay: float = key(0.0, "AdamW weight decay, on matrices only", at_least=0, below=math.inf)
@@ -121,7 +143,18 @@ class ParallelSection:
         "dtype of compute; parameters and reductions stay float32. auto: bfloat16 on GPUs",
         ("auto", "float32", "bfloat16"),
     )
-    activation_checkpointing: bool = key(False, "recompute blocks in backward: less memory, a third more time")
+    checkpointing: str = key(
+        "none",
+        "compute blocks again in backward, for less memory: all of a block (full, a third more time), or all but its "
+        "attention (selective)",
+        ("none", "selective", "full"),
+    )
+    compile: str = key(
+        "auto", "torch.compile of blocks; auto: off, until a card has shown that it pays", ("auto", "on", "off")
+    )
+    replicate: int = key(
+        1, "copies of the model, each sharded over its part of the processes; 1 where they all fit one node", at_least=1
+    )
 
 
 @dataclass
@@ -133,8 +166,24 @@ class LossSection:
 
 
 @dataclass
+class PlanSection:
+    """For what machine --plan plans; no file can ask for a plan."""
+
+    gpus: int = key(0, "plan for this many GPUs, wherever it runs; 0: for this machine", at_least=0)
+    memory: float = key(0.0, "GiB of each; 0: 80, or what this machine has", at_least=0, below=math.inf)
+    tflops: float = key(
+        0.0,
+        "dense TFLOP/s of each in the dtype of compute; 0: an H100's, or this machine's",
+        at_least=0,
+        below=math.inf,
+    )
+    mfu: float = key(0.4, "the share of that which a step is taken to use", above=0, at_most=1)
+
+
+@dataclass
 class Config:
     model: ModelSection = field(default_factory=ModelSection)
+    lora: LoraSection = field(default_factory=LoraSection)
     data: DataSection = field(default_factory=DataSection)
     loss: LossSection = field(default_factory=LossSection)
     reference: ReferenceSection = field(default_factory=ReferenceSection)
@@ -143,7 +192,10 @@ class Config:
     parallel: ParallelSection = field(default_factory=ParallelSection)
     output: str = ""
     resume: bool = False
-    plan: bool = False
+    override: tuple[str, ...] = ()  # keys that may differ from the run that --resume continues
+    restarted: bool = False  # by torchrun --max-restarts
+    job: str = ""  # Rendezvous.job
+    plan: PlanSection | None = None  # None: run
 
     def to_dict(self) -> dict[str, Any]:
         """What config.toml of a run holds: every key that shapes the result, none left to a default."""
@@ -155,14 +207,14 @@ class Config:
         return out
 
 
-SECTIONS = ("model", "data", "loss", "reference", "train", "optim", "parallel")
+SECTIONS = ("model", "lora", "data", "loss", "reference", "train", "optim", "parallel")
 SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
 SWITCHES = ("resume", "plan")
 
 
 def check_bounds(config: Config) -> None:
     """Raise UserError for a number beyond its key's bounds."""
-    for name in SECTIONS:
+    for name in (*SECTIONS, *(["plan"] if config.plan else [])):
         for f in fields(getattr(config, name)):
             value, hint = getattr(getattr(config, name), f.name), f.metadata.get("hint")
             for words, bound in f.metadata.get("bounds", {}).items():

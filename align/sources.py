@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from align.data.batches import Dataset, sharing_saves
-from align.data.encode import Group, encode_rows
+from align.data.encode import Group, Groups, encode_rows
 from align.data.rows import BadRow, Row, count_or_raise, describe, read_rows
 from align.data.tokenizer import Tokenizer
 from align.errors import UserError
@@ -15,8 +16,6 @@ from align.losses import FITS, Loss
 from align.parallel import World
 from align.sections import Config
 
-# in one forward pass where the configuration names no number: more hardly run faster per token
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 # of the tokens: less does not pay for looking up a prompt's keys again
 WORTH_SHARING = 0.05
 # what a row of each kind of FITS holds, in words
@@ -40,15 +39,19 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
             raise UserError(f"{config.data.eval_path} and {config.data.path}: one has scores and the other none")
         if len(held_out) < world.size:
             raise UserError(f"{config.data.eval_path}: {len(held_out)} rows for {world.size} ranks; give one for each")
-        groups += [replace(group, index=n + i) for i, group in enumerate(held_out)]
+        groups.extend(held_out)
     steps = config.train.steps or math.ceil(config.train.epochs * n / config.train.batch_size)
+    if config.reference.mode == "moving" and config.reference.every >= steps:
+        raise UserError(
+            f"reference.every {config.reference.every}: in {steps} steps the reference would never move; lower it"
+        )
     dataset = Dataset(
         groups=groups,
         n_train=n,
         steps=steps,
         batch_size=config.train.batch_size,
         micro_batch_size=config.train.micro_batch_size,
-        micro_batch_tokens=config.train.micro_batch_tokens or MICRO_BATCH_TOKENS[world.device.type],
+        micro_batch_tokens=config.train.micro_batch_tokens,
         seed=config.train.seed,
         rank=world.rank,
         world_size=world.size,
@@ -64,9 +67,7 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
     return dataset
 
 
-def load_groups(
-    config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World
-) -> tuple[list[Group], str | None]:
+def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World) -> tuple[Groups, str | None]:
     """A preference file as token ids, checked against what the loss needs, and Dataset.template. Says what it read."""
     options = config.data
     rows, dropped = read_rows(path, options.bad_rows)
@@ -125,7 +126,7 @@ def labelled(row: Row) -> tuple[Row, Row]:
     )
 
 
-def mismatch(groups: list[Group], max_length: int, seed: int, path: str) -> list[Group]:
+def mismatch(groups: Sequence[Group], max_length: int, seed: int, path: str) -> Groups:
     """Give every prompt a response to another prompt, as response 1: on these KTO estimates its KL. A function of the seed.
 
     The prompts stand on a random circle, and each takes the response of the next one that differs from it, so that every
@@ -133,13 +134,16 @@ def mismatch(groups: list[Group], max_length: int, seed: int, path: str) -> list
     all prompts are the same.
     """
     order = np.random.default_rng(seed).permutation(len(groups)).tolist()
-    paired = list(groups)
+    lenders = [0] * len(groups)
     for position, i in enumerate(order):
-        group = groups[i]
-        others = (groups[order[(position + step) % len(order)]] for step in range(1, len(order)))
-        other = next((g for g in others if g.prompt_ids != group.prompt_ids), None)
-        if other is None:
+        others = (order[(position + step) % len(order)] for step in range(1, len(order)))
+        lender = next((j for j in others if groups[j].prompt_ids != groups[i].prompt_ids), None)
+        if lender is None:
             raise UserError(f"{path}: all prompts are the same; kto needs responses to other prompts to compare with")
-        borrowed = other.response_ids[0][: max_length - len(group.prompt_ids)]
-        paired[i] = replace(group, response_ids=[group.response_ids[0], borrowed])
-    return paired
+        lenders[i] = lender
+
+    def paired(group: Group, lender: Group) -> Group:
+        borrowed = lender.response_ids[0][: max_length - group.prompt_length]
+        return replace(group, response_ids=[group.response_ids[0], borrowed])
+
+    return Groups(paired(group, groups[j]) for group, j in zip(groups, lenders, strict=True))

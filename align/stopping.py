@@ -1,33 +1,64 @@
-"""SIGTERM and Ctrl-C: the step that runs is finished, its checkpoint written, and the user told how to go on."""
+"""SIGTERM and Ctrl-C: what is half done is finished where that can be kept, and the user told how to go on.
+
+While a run loads, a signal ends it at once: there is nothing to keep. While it trains, the step that runs is finished and
+a checkpoint written. A rank whose torchrun has been killed stops as if it had been signalled: nobody could stop it later.
+"""
 
 import os
 import signal
 import time
 from types import FrameType
 
-FIRST = b"\nstopping after this step, with a checkpoint; to end at once, press Ctrl-C again in five seconds\n"
-SECOND = b"ended at once; the same command with --resume goes on from the newest checkpoint\n"
+FIRST = b"\nstopping, once what is being done is kept; to end at once, press Ctrl-C again in five seconds\n"
+SECOND = b"ended at once; the same command goes on from what was kept: train.py with --resume\n"
 
 signalled, signalled_at = 0, 0.0  # the signal that asked us to stop, 0 while none has, and when it came
+advice = ""  # how to go on, where a signal ends us at once
+finishing = False  # whether one has to wait for asked()
+launcher = 0  # the torchrun that started this process, 0 where none did
 
 
-class Stopped(Exception):
-    """A signal asked us to stop, and the run has: its state is in a checkpoint. The text says how to go on."""
+class Stopped(BaseException):
+    """A signal asked us to stop, and the run has: what it did is kept. The text says how to go on.
+
+    Like KeyboardInterrupt no Exception, since it may come at any moment and nothing but the end of a command handles it.
+    """
 
 
-def catch_signals() -> None:
-    """Remember a signal from here on, instead of dying of it."""
-    global signalled
-    signalled = 0
+def catch_signals(how_to_go_on: str) -> None:
+    """From here on a signal raises Stopped at once, or sets asked() between finish_first() and end_at_once()."""
+    global signalled, advice, finishing, launcher
+    signalled, advice, finishing = 0, how_to_go_on, False
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
 
 
+def finish_first() -> None:
+    global finishing
+    finishing = True
+
+
+def end_at_once() -> None:
+    global finishing
+    finishing = False
+
+
+def asked() -> bool:
+    """Whether to stop as soon as what is done is kept."""
+    global signalled
+    if launcher and os.getppid() != launcher:
+        signalled = signalled or signal.SIGTERM
+    return signalled != 0
+
+
 def remember(number: int, frame: FrameType | None) -> None:
-    """Finish the step first. A second signal ends at once, but not the same one again, which torchrun passes on."""
+    """Finish first. A second signal ends at once, but not the same one again, which torchrun passes on."""
     global signalled, signalled_at
     if not signalled:
         signalled, signalled_at = number, time.monotonic()
+        if not finishing:
+            raise Stopped(advice)
         say(FIRST)
     elif time.monotonic() - signalled_at > 5:
         say(SECOND)

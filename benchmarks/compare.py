@@ -4,12 +4,12 @@ Exit status 1 where anything moved, failed, or is in one of the two alone; 2 for
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align import command
 from benchmarks import records
 
 # what is measured, and whether more of it is better. Other numbers of a row say what was measured, and do not move
@@ -50,7 +50,7 @@ def moved(before: records.Numbers, after: records.Numbers, share: float) -> Iter
                     yield f"{name}: {number} {x:.4g} -> {y:.4g}, {y / x - 1:+.1%}, {'better' if better else 'worse'}"
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
@@ -70,5 +70,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.exit(main())
+    command.run(main)

@@ -5,10 +5,9 @@ log-probs also where they were right at full size, the same from run to run, and
 """
 
 import json
-import signal
-import sys
 from typing import Any
 
+from align import command
 from benchmarks import records
 from kernels import evidence
 
@@ -43,7 +42,7 @@ def collect() -> list[dict[str, str]]:
     return list(newest.values())
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     found = collect()
     evidence.FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     now = [entry for entry in found if entry["source"] == evidence.source_hash(entry["kind"])]
@@ -54,5 +53,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.exit(main())
+    command.run(main)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import train
+from align import command
 from align.config import load_config
 from align.losses import LOSSES
 from align.parallel import World, distributed
@@ -67,7 +68,7 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tiny_losses", description=__doc__.splitlines()[0])
     parser.add_argument("losses", nargs="*", metavar="LOSS", help="these alone")
     parser.add_argument("--output", metavar="FILE", type=Path, help="the record; default: a new one of today")
@@ -108,4 +109,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import evidence, pointwise
-from .chunked import chunked_logp
+from .chunked import chunked_logp, kept_columns, tile_columns
 from .machine import hardware
 from .reference import reference_logp
 from .token_stats import linear_collision, linear_kl
@@ -26,11 +26,13 @@ __all__ = [
     "IMPLEMENTATIONS",
     "choose_logp",
     "hardware",
+    "kept_columns",
     "linear_collision",
     "linear_kl",
     "linear_logp",
     "pointwise",
     "resolve_impls",
+    "tile_columns",
 ]
 
 

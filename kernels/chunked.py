@@ -138,9 +138,7 @@ def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: in
     to b = K: with N <= D it does for all K <= V, and with N > D for K N <= V D.
     """
     n, (v, d) = len(hidden), weight.shape
-    kept = 0
-    if d_weight is not None:
-        kept = v if n <= d else v * d // n // columns * columns
+    kept = 0 if d_weight is None else kept_columns(n, v, d, columns)
     shared = hidden.new_empty(n * columns if kept < v else 0)
     slots = []
     for start in range(0, v, columns):
@@ -150,6 +148,11 @@ def lay_out(hidden: Tensor, weight: Tensor, d_weight: Tensor | None, columns: in
             memory, offset = d_weight, v * d - (kept - start) * n
         slots.append(tile_in(memory, offset, (n, width)))
     return slots, -(-kept // columns)
+
+
+def kept_columns(n: int, v: int, d: int, columns: int) -> int:
+    """How many of the V columns, whole tiles or all, keep their exponentials for backward in the memory of dW."""
+    return v if n <= d else v * d // n // columns * columns
 
 
 def tile_in(memory: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:

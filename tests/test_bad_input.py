@@ -191,6 +191,24 @@ def test_an_output_folder_in_use(refused, pairs_file, tmp_path):
     assert "was begun with train.seed = 0, not 5" in said
 
 
+def test_a_run_begun_before_there_was_a_key_had_its_default(refused, pairs_file, tmp_path):
+    out = tmp_path / "run"
+    flags = ["--loss", "dpo", "--model", str(MODEL), "--data", str(pairs_file), "--output", str(out)]
+    flags += ["--train.steps", "1", "--reference.cache", str(tmp_path / "cache"), "--train.batch_size", "2"]
+    assert train.main(flags) == 0
+    lines = (out / "config.toml").read_text().splitlines(keepends=True)
+    newer = ("beyond_context", "seed", "beta", "max_grad_norm")
+    older = [line for line in lines if line.split(" = ")[0] not in newer]
+    assert len(older) == len(lines) - len(newer)
+    (out / "config.toml").write_text("".join(older))
+    assert train.main([*flags, "--resume"]) == 0
+    for key, usual, other in (("train.seed", "0", "5"), ("loss.beta", "0.1", "0.2")):
+        (out / "config.toml").write_text("".join(older))
+        changed = ["--loss", "dpo", "--train.steps", "1", f"--{key}", other, "--resume"]
+        said = refused(*changed, data=pairs_file, output=out)
+        assert f"was begun with {key} = {usual}, not {other}" in said
+
+
 @pytest.mark.parametrize("flag", ["--output", "--reference.cache"])
 def test_folders_that_cannot_be_written_are_found_first(flag, pairs_file, tmp_path, capsys, monkeypatch):
     file, link = tmp_path / "file", tmp_path / "link"

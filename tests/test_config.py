@@ -35,7 +35,7 @@ def test_a_table_per_loss_counts_for_the_loss_that_runs(tmp_path):
 
 
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
-    config = load_config([*BASE, "--loss", "dpo", "--optim.lr", "3e-5", "--parallel.activation_checkpointing", "TRUE"])
+    config = load_config([*BASE, "--loss", "dpo", "--optim.lr", "3e-5", "--data.beyond_context", "TRUE"])
     text = to_toml(config.to_dict())
     assert tomllib.loads(text) == config.to_dict()
     file = tmp_path / "config.toml"
@@ -46,8 +46,8 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
 def test_a_config_of_ours_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config([*BASE, "--config", "falcon-11b", "--loss", "dpo"])
-    assert config.output == "runs/falcon-11b-dpo" and config.parallel.activation_checkpointing
-    assert "configs/ has falcon-11b, tiny, " in refuse(load_config, ["--config", "tinny"])
+    assert config.output == "runs/falcon-11b-dpo" and config.parallel.checkpointing == "full"
+    assert "configs/ has falcon-11b, falcon-11b-lora, " in refuse(load_config, ["--config", "tinny"])
     (tmp_path / "tiny").write_text("[train]\nsteps = 5\n")  # a file of that name comes first
     assert load_config([*BASE, "--config", "tiny"]).train.steps == 5
 
@@ -76,7 +76,7 @@ def test_a_second_run_of_other_settings_finds_a_place_and_resumes_there(tmp_path
     assert load_config([*second, "--resume"]).output == "runs/tiny-dpo-beta-0.1"
     assert load_config(["--loss", "dpo"]).output == "runs/tiny-dpo", "which is then refused as in use"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun starts the same command again
-    assert load_config(first).resume and load_config(first).output == "runs/tiny-dpo"
+    assert load_config(first).restarted and load_config(first).output == "runs/tiny-dpo"
 
 
 def test_two_settings_have_two_output_folders(tmp_path, monkeypatch):
@@ -159,6 +159,16 @@ def test_the_embedded_default_needs_no_arguments():
     assert config.output == "runs/tiny-nca"
 
 
+def test_a_key_of_an_earlier_version_is_told_what_it_has_become(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[parallel]\nactivation_checkpointing = true\n")
+    new = "has become parallel.checkpointing; write full for true, none for false"
+    said = refuse(load_config, [*BASE, "--config", str(file)])
+    assert said == f"{file}: parallel.activation_checkpointing {new}"
+    said = refuse(load_config, [*BASE, "--parallel.activation_checkpointing", "true"])
+    assert said == f"--parallel.activation_checkpointing {new}"
+
+
 def test_types_are_strict(tmp_path):
     file = tmp_path / "mine.toml"
     for text in ("[train]\nsteps = 5.0\n", "[train]\nsteps = true\n", "[optim]\nlr = '1e-3'\n", "[loss]\nbeta = 'x'\n"):
@@ -166,7 +176,7 @@ def test_types_are_strict(tmp_path):
         with pytest.raises(UserError, match=str(file)):
             load_config([*BASE, "--config", str(file)])
     with pytest.raises(UserError, match="must be true or false"):
-        load_config([*BASE, "--parallel.activation_checkpointing", "yes"])
+        load_config([*BASE, "--data.beyond_context", "yes"])
 
 
 def test_every_key_has_help():

@@ -5,13 +5,20 @@ import shutil
 
 import pytest
 import torch
-from conftest import MODEL, run_train
+from conftest import MODEL, refuse, run_train
 from safetensors.torch import load_file, save_file
 
 import train
+from align.config import load_config
 from align.data import encode_prompts, load_tokenizer
-from align.export import end_tokens, template_files
+from align.export import end_tokens, export_model, template_files
 from align.files import read_json
+from align.generate import Finished
+from align.losses import build_loss
+from align.models import load_model
+from align.parallel import distributed
+from align.sources import load_groups
+from eval import main as eval_main
 
 MINE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
@@ -74,10 +81,68 @@ def test_a_template_that_no_prompt_went_through_is_not_written(folder, tmp_path)
 def test_what_the_folder_says_already_stays_as_it_is(folder, tmp_path):
     source = folder()
     template = load_tokenizer(source).chat_template.source
-    assert template_files(source, load_tokenizer(source), template) == {}
-    assert template_files(source, load_tokenizer(source), None) == {}
+    assert template_files(source, load_tokenizer(source), template, "auto") == {}
+    assert template_files(source, load_tokenizer(source), None, "auto") == {}
     out = trained(source, CHAT, tmp_path)
     assert (out / "tokenizer_config.json").read_bytes() == (source / "tokenizer_config.json").read_bytes()
+
+
+def taught_and_exported(source, rows, template, tmp_path, name):
+    """The prompt ids that training on these rows uses, and the folder that it exports; all but the steps."""
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--model", source, "--data", tmp_path / "d.jsonl", "--data.template", template, "--data.max_length", 99]
+    config, tokenizer = load_config(list(map(str, flags))), load_tokenizer(source)
+    with distributed() as world:
+        groups, chat = load_groups(config, config.data.path, build_loss("dpo"), tokenizer, world)
+        model = export_model(tmp_path / name, source, load_model(source), tokenizer, chat, config, world)
+    return [group.prompt_ids for group in groups], model
+
+
+@pytest.mark.parametrize(
+    "template, chat_template",
+    [("none", True), ("auto", True), ("auto", False), ("chat", True), ("chat", False), ("FILE", True)],
+)
+def test_prompts_are_put_as_training_put_them(template, chat_template, folder, tmp_path):
+    """By who asks the exported model, and by a second training on it."""
+    (tmp_path / "mine.jinja").write_text(MINE)
+    flag = tmp_path / "mine.jinja" if template == "FILE" else template
+    source = folder(tokenizer_config={} if chat_template else {"chat_template": None})
+    dialogue = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Where is it?\n\nAssistant:"
+    rows = {"string": PLAIN, "dialogue": PLAIN | {"prompt": dialogue}} | ({} if template == "none" else {"chat": CHAT})
+    for name, row in rows.items():
+        taught, model = taught_and_exported(source, [row], flag, tmp_path, name)
+        assert encode_prompts([row["prompt"]], load_tokenizer(model)) == taught
+    again, second = taught_and_exported(model, [row], "auto", tmp_path, "again")
+    assert again == taught == encode_prompts([row["prompt"]], load_tokenizer(second))
+
+
+def test_eval_asks_with_what_training_taught(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def stream(model, prompts, settings, keys, world):
+        seen.extend(prompts)
+        return [Finished(i, [], "eos", "No.") for i in range(len(prompts))]
+
+    monkeypatch.setattr("align.evals.run.stream", stream)
+    model = trained(folder(), PLAIN, tmp_path, "--data.template", "chat")
+    (tmp_path / "suite.toml").write_text(
+        '[benchmarks.b]\ntitle = "b"\nkind = "generate"\ndata = "d.jsonl"\njudges = ["refusal"]\n'
+    )
+    flags = ["--suite", tmp_path / "suite.toml", "--data", tmp_path, "--output", tmp_path / "eval"]
+    assert eval_main(["--model", str(model), *map(str, flags)]) == 0
+    assert seen == encode_prompts([PLAIN["prompt"]] * 2, load_tokenizer(MODEL), "chat")
+
+
+def test_messages_can_be_put_to_a_model_trained_on_bare_text(folder, tmp_path):
+    _, model = taught_and_exported(folder(), [PLAIN], "none", tmp_path, "out")
+    assert load_tokenizer(model).trained_template == "none"
+    asked = [encode_prompts([CHAT["prompt"]], load_tokenizer(of)) for of in (model, MODEL)]
+    assert asked[0] == asked[1]
+
+
+def test_a_training_template_that_there_is_not(folder):
+    source = folder(tokenizer_config={"align_template": ["chat"]})
+    assert "tokenizer_config.json: align_template must be one of" in refuse(load_tokenizer, source)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from align.losses import LossInputs, build_loss
 from align.metrics import SUMS, StepSums, step_metrics
 from align.tracker import open_tracker
 
-METRICS = {"loss": 0.5, "rewards/accuracy": 0.75, "rewards/margin": 0.2, "log_ratios/margin": 2.0, "lr": 5e-7}
+METRICS = {
+    "loss": 0.5,
+    "rewards/accuracy": 0.75,
+    "rewards/margin": 0.2,
+    "log_ratios/margin": 2.0,
+    "lr": 5e-7,
+    "tokens_per_second": 1234.5,
+    "mfu": 0.417,
+}
 
 
 def test_a_line_has_rate_share_time_left_and_what_is_held_out(tmp_path, capsys, monkeypatch):
@@ -24,7 +32,7 @@ def test_a_line_has_rate_share_time_left_and_what_is_held_out(tmp_path, capsys, 
     log.step({"step": 5, **METRICS})
     log.step({"step": 6, **METRICS, "eval/loss": 0.25, "eval/log_ratios/margin": 1.5, "eval/kl": 0.1})
     log.close()
-    shown = "loss 0.5000  rewards/accuracy 0.7500  log_ratios/margin 2.0000  lr 5.00e-07"
+    shown = "loss 0.5000  rewards/accuracy 0.7500  log_ratios/margin 2.0000  lr 5.00e-07  1,234 tokens/s  MFU 42%"
     assert capsys.readouterr().out.splitlines() == [
         f"step 5/8  62 %  {shown}  00:30 left",  # ten seconds for each of three steps
         f"step 6/8  75 %  {shown}  00:20 left",

@@ -1,15 +1,19 @@
 """Sharded models against whole ones: the same weights, log-probs and gradients on any number of ranks."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
 import torch
-from conftest import GOLDEN, MODEL, read_metrics, run_ranks, run_train, start_train
+from conftest import GOLDEN, MODEL, read_metrics, refuse, run_ranks, run_train, start_train
 from torch.distributed.tensor import DTensor
 
+from align.generate import generate
 from align.models import load_model, save_model
-from align.parallel import compute_dtype, distributed, gather, load_sharded, local_rows
+from align.optim import build_optimizer
+from align.parallel import World, check_ranks, compute_dtype, distributed, gather, load_sharded, local_rows
+from align.sections import OptimSection, ParallelSection
 
 VARIANTS = ["falcon2_11b_sharded", "falcon2_11b_tied", "falcon_7b", "falcon_rw", "llama31", "falcon2_11b_bf16"]
 
@@ -31,7 +35,10 @@ def check_variants(world):
         # rows are dealt out evenly, so a rank holds its share to within a row of each tensor
         assert held <= total / world.size + sum(p[0].numel() for p in whole.parameters())
         for (name, a), (other, b) in zip(whole.named_parameters(), sharded.named_parameters(), strict=True):
-            assert name == other and isinstance(b, DTensor) and torch.equal(a, gather(b)), (variant, name)
+            assert name == other and isinstance(b, DTensor) == (world.size > 1) and torch.equal(a, gather(b)), (
+                variant,
+                name,
+            )
         ours, theirs = sequence_logps(whole), sequence_logps(sharded)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-5)
         ours.sum().backward()
@@ -68,6 +75,70 @@ def test_a_rank_without_response_tokens():
     run_ranks(uneven_masks, 2)
 
 
+def replicas(world):
+    """Two replicas of two shards: numbers, gradients, their norm, updates and responses of a whole model."""
+    for variant in ("falcon2_11b_tied", "llama31"):
+        whole = load_model(GOLDEN / variant)
+        parallel = ParallelSection(replicate=2, checkpointing="selective")
+        sharded = load_sharded(GOLDEN / variant, world, torch.float32, torch.float32, parallel)
+        prompts = [[5, 6, 7], [9], [11, 12]]
+        assert generate(sharded, prompts, 6, world=world) == generate(whole, prompts, 6)
+        assert all(2 * len(p.to_local()) == len(p) for p in sharded.parameters())
+        optimizers = [build_optimizer(each, OptimSection(lr=1e-3)) for each in (whole, sharded)]
+        for step in range(2):
+            ours, theirs = sequence_logps(whole, step), sequence_logps(sharded, step)
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            ours.sum().backward()
+            # each rank runs the same rows, so the sum over ranks is the size of the world times a rank's
+            (theirs.sum() / world.size).backward()
+            norms = [torch.nn.utils.clip_grad_norm_(each.parameters(), 0.1) for each in (whole, sharded)]
+            torch.testing.assert_close(norms[0], gather(norms[1]), rtol=1e-5, atol=0)
+            for a, b in zip(whole.parameters(), sharded.parameters(), strict=True):
+                torch.testing.assert_close(a.grad, gather(b.grad), rtol=1e-4, atol=1e-6)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        for a, b in zip(whole.parameters(), sharded.parameters(), strict=True):
+            torch.testing.assert_close(a.detach(), gather(b), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_replicas_of_shards_equal_a_whole_model():
+    run_ranks(replicas, 4)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_ranks_and_replicas(pairs_file, tmp_path):
+    """One curve for a process and for two replicas of two shards, and for each resumed as something else at step 3."""
+    base = ["--loss", "nca", "--loss.beta", "0.1", "--model", MODEL, "--data", pairs_file, "--optim.lr", "1e-3"]
+    base += ["--train.steps", "6", "--train.batch_size", "7", "--train.checkpoint_every", "3"]
+    base += ["--reference.mode", "moving", "--reference.every", "2"]
+    one, four = tmp_path / "one", tmp_path / "four"
+    replicated = ["--parallel.replicate", "2"]
+    assert run_train(*base, "--output", one).returncode == 0
+    done = run_train(*base, "--output", four, *replicated, "--parallel.checkpointing", "selective", ranks=4)
+    assert done.returncode == 0, done.stderr
+
+    def curve(output):
+        return [value for line in read_metrics(output) for value in (line["loss"], line["grad_norm"])]
+
+    whole = curve(one)
+    assert len(whole) == 12 and curve(four) == pytest.approx(whole, rel=1e-5)
+    for output, ranks, more in ((one, 2, replicated), (four, 1, [])):
+        shutil.rmtree(output / "checkpoints" / "step-000006")
+        done = run_train(*base, "--output", output, "--resume", *more, ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        assert "the same run up to rounding" in done.stdout
+        assert curve(output) == pytest.approx(whole, rel=1e-5)
+
+
+def test_ranks_that_do_not_divide_into_replicas():
+    world = World(0, 6, torch.device("cpu"))
+    said = refuse(check_ranks, ParallelSection(replicate=4), world)
+    assert "parallel.replicate 4" in said and "processes, 6;" in said
+    check_ranks(ParallelSection(replicate=3), world)
+
+
 def save_and_compare(world, folder):
     model = load_sharded(GOLDEN / "falcon2_11b_tied", world, torch.float32, torch.float32)
     save_model(model, folder, gather=gather, write=world.main, max_shard_bytes=50_000)
@@ -101,9 +172,23 @@ def test_bfloat16_compute_keeps_float32_parameters():
         bfloat16_compute(world)
 
 
-def test_compute_dtype_follows_the_device():
-    from align.sections import ParallelSection
+@pytest.mark.parametrize("variant", ["falcon2_11b", "falcon_rw", "llama31"])
+def test_bfloat16_compute_is_near_float32(variant):
+    """Log-probs of a token within 0.05 nats on average and 0.3 at most, and gradients that point the same way."""
+    with distributed() as world:
+        whole = load_sharded(GOLDEN / variant, world, torch.float32, torch.float32)
+        rounded = load_sharded(GOLDEN / variant, world, torch.bfloat16, torch.float32)
+        ids = torch.randint(0, 128, (3, 40), generator=torch.Generator().manual_seed(0))
+        found = [model(ids, ids.roll(-1, 1), torch.ones_like(ids, dtype=torch.bool)) for model in (whole, rounded)]
+        apart = (found[0] - found[1]).abs()
+        assert apart.mean() < 0.05 and apart.max() < 0.3
+        for logps in found:
+            logps.sum().backward()
+        a, b = (torch.cat([gather(p.grad).flatten() for p in model.parameters()]) for model in (whole, rounded))
+        assert torch.cosine_similarity(a, b, dim=0) > 0.998
 
+
+def test_compute_dtype_follows_the_device():
     assert compute_dtype(ParallelSection().dtype, torch.device("cpu")) == torch.float32
     assert compute_dtype(ParallelSection().dtype, torch.device("cuda")) == torch.bfloat16
     assert compute_dtype(ParallelSection(dtype="float32").dtype, torch.device("cuda")) == torch.float32

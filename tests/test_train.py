@@ -18,7 +18,7 @@ from align import reference
 from align.config import Config, load_config
 from align.models import load_model
 
-NOT_A_RESULT = ("seconds", "tokens_per_second", "peak_memory_mib")
+NOT_A_RESULT = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 
 
 def flags(pairs_file, output, *more):
@@ -59,7 +59,7 @@ def test_a_run_starts_at_the_reference_and_leaves_what_the_contract_says(name, f
     # the same margin in two units: beta times it is the reward
     assert lines[-1]["rewards/margin"] == pytest.approx(0.1 * lines[-1]["log_ratios/margin"], rel=1e-6)
     contract = "step loss lr grad_norm rewards/chosen rewards/rejected rewards/margin rewards/accuracy logps/chosen"
-    contract += " logps/rejected log_ratios/margin kl tokens tokens_per_second seconds peak_memory_mib"
+    contract += " logps/rejected log_ratios/margin kl tokens tokens_per_second mfu seconds peak_memory_mib"
     assert set(lines[0]) == set(contract.split())
     resolved = load_config(["--config", str(out / "config.toml")])
     assert resolved.loss.parameters["beta"] == 0.1 and resolved.train.batch_size == 7
@@ -104,7 +104,7 @@ def test_one_curve_for_every_split(pairs_file, tmp_path):
         "one-accumulating": (1, ["--train.micro_batch_size", "1"]),
         "one-of-120-tokens": (1, ["--train.micro_batch_tokens", "120"]),
         "one-live": (1, ["--reference.mode", "live", "--model.logp_impl", "reference"]),
-        "two": (2, ["--parallel.activation_checkpointing", "true", "--train.micro_batch_tokens", "90"]),
+        "two": (2, ["--parallel.checkpointing", "full", "--train.micro_batch_tokens", "90"]),
         "three": (3, ["--train.micro_batch_size", "1", "--reference.mode", "live"]),  # 7 prompts in 9 slots: fillers
     }
     for name, (ranks, more) in runs.items():
@@ -169,7 +169,7 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(pairs_file, tmp_path
     monkeypatch.setattr(train.Log, "step", step_and_signal)
     assert train.main(["--loss", "nca", *flags(pairs_file, broken)]) == 128 + signal.SIGTERM
     said = capfd.readouterr().err.splitlines()
-    assert any("stopping after this step, with a checkpoint" in line for line in said)
+    assert any("stopping, once what is being done is kept" in line for line in said)
     assert said[-1] == f"stopped: step 3 of 6 is in {broken}; the same command with --resume goes on"
     # the signal came after step 2 had been counted, so step 3 is the one that is finished
     assert [p.name for p in (broken / "checkpoints").iterdir()] == ["step-000003"]
@@ -245,7 +245,7 @@ def test_the_plan_of_a_hub_model_fetches_no_weights(pairs_file, tmp_path, monkey
     """With a stand-in for huggingface_hub that, like it, lets only the files through that are asked for."""
     arrived = []
 
-    def snapshot_download(repo, allow_patterns):
+    def snapshot_download(repo, allow_patterns, revision):
         folder = tmp_path / "cache" / repo
         folder.mkdir(parents=True, exist_ok=True)
         for file in MODEL.iterdir():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.data.encode import Group, fingerprint
 from align.errors import UserError
-from align.models import Stream, stream_of
+from align.stream import Stream, stream_of
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Dataset:
     rank and device are those of this process; world_size ranks share each batch.
     """
 
-    groups: list[Group]
+    groups: Sequence[Group]
     n_train: int
     steps: int
     batch_size: int  # prompts per step, over all ranks

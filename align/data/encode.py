@@ -6,11 +6,13 @@ tokenizer adds one, and its response is encoded apart. A response ends with one 
 """
 
 import hashlib
+import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast, overload
 
 import numpy as np
 from tqdm import tqdm
@@ -26,10 +28,11 @@ OVERLONG = ("drop", "error", "truncate")
 MIN_PROMPT = 8
 # rows encoded at a time: enough to be fast, few enough that their encodings do not pile up
 BLOCK = 1024
+_NUMBER = re.compile(r"(?:[1-9]\d{0,17})?\Z", re.ASCII)  # at the end of "file.jsonl:12"
 
 
 class TokenIds:
-    """A dataclass field of token ids, or of lists of them: in memory four bytes a token, lists to whoever reads it."""
+    """A dataclass field of token ids, or of lists of them: arrays within, lists to whoever reads it."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -38,11 +41,12 @@ class TokenIds:
         if group is None:
             raise AttributeError(self.name)  # which tells dataclass that the field has no default
         packed = group.__dict__[self.name]
-        return packed.tolist() if isinstance(packed, array) else [ids.tolist() for ids in packed]
+        return packed.tolist() if isinstance(packed, np.ndarray) else [ids.tolist() for ids in packed]
 
     def __set__(self, group: Any, ids: Sequence) -> None:
-        nested = len(ids) > 0 and isinstance(ids[0], Sequence)
-        group.__dict__[self.name] = [array("i", one) for one in ids] if nested else array("i", ids)
+        nested = len(ids) > 0 and isinstance(ids[0], list | np.ndarray)
+        packed = [np.asarray(one, dtype=np.int32) for one in ids] if nested else np.asarray(ids, dtype=np.int32)
+        group.__dict__[self.name] = packed
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Group:
     index: int  # type: ignore[misc]
     scores: list[float] | None = None  # K
     label: bool | None = None
-    where: str = ""
+    where: str = ""  # of its row
 
     # lengths are asked for in every step, and need no list of the ids
 
@@ -78,6 +82,65 @@ class Group:
         return len(lengths) * self.prompt_length + sum(lengths)
 
 
+class Groups(Sequence[Group]):
+    """Groups that share one K, four bytes a token: all ids in one array, and a Group made when it is asked for.
+
+    A group's index is its position here. All have scores or none has, and so with labels; ValueError otherwise.
+    """
+
+    def __init__(self, groups: Iterable[Group] = ()):
+        self.K = 0
+        self.ids, self.ends = array("i"), array("q", [0])  # each prompt and response begins where another ends
+        self.scores, self.labels = array("d"), array("b")
+        self.files: dict[str, int] = {}
+        self.rows = array("q")  # (file, number) of each group
+        self.extend(groups)
+
+    def extend(self, groups: Iterable[Group]) -> None:
+        """Append groups, while none of these is in anybody's hands."""
+        for group in groups:
+            self.add(group.prompt_ids, group.response_ids, group.scores, group.label, group.where)
+
+    def add(
+        self, prompt: list[int], responses: list[list[int]], scores: list[float] | None, label: bool | None, where: str
+    ) -> None:
+        """Append one."""
+        self.K = self.K or len(responses)
+        for ids in (prompt, *responses):
+            self.ids.extend(ids)
+            self.ends.append(len(self.ids))
+        number = cast(re.Match, _NUMBER.search(where))
+        self.rows.extend([self.files.setdefault(where[: number.start()], len(self.files)), int(number[0] or 0)])
+        self.scores.extend(scores or ())
+        self.labels.extend(() if label is None else (label,))
+        n = len(self)
+        if len(responses) != self.K or len(self.scores) not in (0, n * self.K) or len(self.labels) not in (0, n):
+            raise ValueError(f"{where}: another number of responses, scores or labels than the groups before")
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every prompt and of its responses. # (N, 1 + K)"""
+        return np.diff(np.array(self.ends)).reshape(len(self), -1)
+
+    def __len__(self) -> int:
+        return len(self.rows) // 2
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        i = range(len(self))[index]
+        ids, first = np.frombuffer(self.ids, dtype=np.int32), i * (self.K + 1)
+        prompt, *responses = (ids[a:b] for a, b in pairwise(self.ends[first : first + self.K + 2]))
+        scores = self.scores[i * self.K : (i + 1) * self.K].tolist() if self.scores else None
+        file, number = self.rows[2 * i : 2 * i + 2]
+        where = f"{list(self.files)[file]}{number or ''}"
+        return Group(prompt, responses, i, scores, bool(self.labels[i]) if self.labels else None, where)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class Report:
     """What became of a preference file's rows, for people to read: str(report)."""
@@ -88,7 +151,7 @@ class Report:
     prompts_truncated: int
     responses_truncated: int
     spelled_special: int  # rows whose text spells a special token
-    lengths: dict[str, list[int]]  # in tokens, of every prompt, response and both together
+    lengths: dict[str, np.ndarray]  # in tokens, of every prompt, response and both together
     template: str
     forgetful: int = 0  # rows whose template leaves out the reasoning of earlier turns
     unread: tuple[str, ...] = ()  # columns that nothing was trained on
@@ -128,7 +191,7 @@ def encode_rows(
     bad_rows: str = "auto",
     dropped: Counter | None = None,
     progress: bool = False,
-) -> tuple[list[Group], Report]:
+) -> tuple[Groups, Report]:
     """Rows as ids, no prompt + response longer than max_length, and a report on what was dropped and cut.
 
     A prompt that is too long with its longest response is cut once for its whole group, from the left, keeping its BOS. It
@@ -143,7 +206,7 @@ def encode_rows(
     if max_length <= MIN_PROMPT:
         raise UserError(f"--data.max_length {max_length}: must be more than {MIN_PROMPT}")
     formatter, dropped = tokenizer.formatter(template), Counter(dropped)
-    groups: list[Group] = []
+    groups = Groups()
     n_read = len(rows) + dropped.total()
     prompts_truncated = responses_truncated = spelled_special = 0
     bar = tqdm(total=len(rows), desc="encoding", unit="row", disable=not progress, delay=2, leave=False)
@@ -156,18 +219,15 @@ def encode_rows(
             elif len(kept) > 1 and all(response == kept[0] for response in kept):
                 dropped["equal responses once truncated"] += 1
             else:
-                groups.append(Group(kept_prompt, kept, len(groups), row.scores, row.label, row.where))
+                groups.add(kept_prompt, kept, row.scores, row.label, row.where)
                 prompts_truncated += len(kept_prompt) < len(prompt)
                 responses_truncated += sum(len(k) < len(r) for k, r in zip(kept, responses, strict=True))
                 spelled_special += any(map(tokenizer.special_text.search, _texts(row)))
     bar.close()
     if not groups:
         raise UserError(f"no row is left to train on: {n_read} read, {describe(dropped)}")
-    lengths = {
-        "prompt": [g.prompt_length for g in groups],
-        "response": [n for g in groups for n in g.response_lengths],
-        "prompt + response": [g.prompt_length + n for g in groups for n in g.response_lengths],
-    }
+    asked, said = groups.lengths[:, :1], groups.lengths[:, 1:]
+    lengths = {"prompt": asked.ravel(), "response": said.ravel(), "prompt + response": (asked + said).ravel()}
     counts = (prompts_truncated, responses_truncated, spelled_special)
     unread = tuple(dict.fromkeys(one_line(key) for row in rows for key in row.extra))
     return groups, Report(n_read, len(groups), dropped, *counts, lengths, str(formatter), formatter.forgetful, unread)

@@ -14,7 +14,13 @@ from align.data.written import forgets_reasoning, lost, mark, names, spellings
 from align.errors import UserError
 
 REFUSED, LOST = "refused by the chat template", "not written by the chat template"
+TEMPLATES = ("auto", "none", "chat")  # or a file's path
 ANOTHER = "give another template with --data.template FILE.jinja"
+
+
+def mode_of(template: str, trained: str) -> str:
+    """What --data.template means for plain strings, of a model that was trained with another."""
+    return trained if template == "auto" else template if template in TEMPLATES else "chat"
 
 
 class PromptFormatter:
@@ -22,22 +28,24 @@ class PromptFormatter:
 
     "auto" takes plain strings as they are and puts messages and Human/Assistant dialogues through the chat template;
     "chat" and a file put everything through it, a plain prompt as a user's turn; "none" takes all text as it is.
+    trained: the one of the three that the model was trained with, which "auto" then takes strings and dialogues by.
     """
 
-    def __init__(self, template: str, chat: ChatTemplate, eos_texts: list[str]):
-        self.mode, self.chat, self.eos_texts = template, chat, eos_texts
+    def __init__(self, template: str, chat: ChatTemplate, eos_texts: list[str], trained: str = "auto"):
+        self.mode, self.chat, self.eos_texts = mode_of(template, trained), chat, eos_texts
+        self.takes_messages = template != "none"
         self.probed: set[int] = set()  # shapes of dialogues that the template is known to write
         self.forgetful = 0  # rows whose earlier turns lose their reasoning
-        if template not in ("auto", "none", "chat"):
-            self.mode, self.chat = "chat", ChatTemplate.from_file(template, chat.special_tokens)
+        if template not in TEMPLATES:
+            self.chat = ChatTemplate.from_file(template, chat.special_tokens)
 
     def __str__(self) -> str:
-        return "none" if self.mode == "none" else f"{self.mode}, chats through {self.chat.where}"
+        return "none" if not self.takes_messages else f"{self.mode}, chats through {self.chat.where}"
 
     def messages(self, prompt: str | list[dict], system: str = "") -> list[dict] | None:
         """The prompt as chat messages; None where its text is to be taken as it is."""
         if isinstance(prompt, list):
-            if self.mode == "none":
+            if not self.takes_messages:
                 raise UserError(
                     "--data.template none takes text as it is, but these prompts are chat messages; use auto"
                 )

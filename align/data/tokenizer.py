@@ -9,10 +9,13 @@ from typing import cast
 
 import tokenizers
 
-from align.data.formatter import PromptFormatter
+from align.data.formatter import TEMPLATES, PromptFormatter
 from align.data.templates import ChatTemplate, folder_template
 from align.errors import UserError, one_line
 from align.files import read_json
+
+# the key of tokenizer_config.json for what a chat template cannot say: how training put plain text to the model
+TRAINED_TEMPLATE = "align_template"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Tokenizer:
     pad_id: int  # may equal eos_id: masks go by position
     chat_template: ChatTemplate
     model_max_length: int | None
+    trained_template: str = "auto"  # --data.template of the training that the folder comes from: what "auto" means
 
     @cached_property
     def vocab_size(self) -> int:
@@ -60,9 +64,9 @@ class Tokenizer:
         return self.chat_template.render(messages, add_generation_prompt)
 
     def formatter(self, template: str) -> PromptFormatter:
-        """How rows become text under --data.template."""
+        """How rows become text under --data.template; "auto" is as the model was trained, if its folder says how."""
         eos_texts = [text for i in sorted(self.eos_ids) if (text := self.backend.id_to_token(i)) is not None]
-        return PromptFormatter(template, self.chat_template, eos_texts)
+        return PromptFormatter(template, self.chat_template, eos_texts, self.trained_template)
 
     def encode_after(self, prompt: str, prompt_ids: list[int], texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as it stands after the prompt: prompt_ids and they are those of the two as one text.
@@ -138,6 +142,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     if bos_id is not None:
         special["bos_token"] = cast(str, backend.id_to_token(bos_id))
     max_length = config.get("model_max_length")
+    trained = config.get(TRAINED_TEMPLATE, "auto")
+    if trained not in TEMPLATES:
+        raise UserError(f"{folder}/tokenizer_config.json: {TRAINED_TEMPLATE} must be one of {', '.join(TEMPLATES)}")
     return Tokenizer(
         backend=backend,
         folder=str(folder),
@@ -148,6 +155,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         chat_template=folder_template(folder, config.get("chat_template"), special, bool(adds_bos)),
         # published files write 1e30 for "no limit"
         model_max_length=int(max_length) if isinstance(max_length, int | float) and max_length < 1e9 else None,
+        trained_template=trained,
     )
 
 

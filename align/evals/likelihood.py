@@ -87,7 +87,8 @@ def choice_records(
     all. What does not fit in max_length tokens loses the beginning of its prompt, and the record says how many tokens
     at most, "truncated"; an item with a choice that alone does not fit has an error.
     """
-    form = tokenizer.formatter(template)
+    # what is published to be continued is taken as it is, however the model was trained
+    form = tokenizer.formatter("chat" if template == "chat" else "none")
     rows: list[tuple[list[int], list[int]]] = []
     records, spans = [], []
     for item in items:

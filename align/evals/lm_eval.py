@@ -11,7 +11,6 @@ ones. One difference: where a tokenizer adds a BOS, "hf" also scores that BOS in
 import json
 import logging
 import os
-import signal
 import sys
 from collections import defaultdict
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from align import command
 from align.data import load_tokenizer
 from align.data.tokenizer import check_fits
 from align.errors import UserError
@@ -255,15 +255,15 @@ class AlignLM(TemplateLM):
         }
 
 
-def main() -> None:
-    """lm_eval's command line, with this project's errors as one line each and exit status 2."""
+def main(argv: list[str]) -> int:
+    """lm_eval's command line, which reads it by itself, with this project's errors as one line each and exit status 2."""
     try:
         cli_evaluate()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    main()
+    command.run(main)

@@ -1,10 +1,9 @@
 """From a benchmark's items to records: what a model responds, or how likely it finds what is given."""
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch.distributed as dist
 
 from align.data import encode_prompts
 from align.errors import UserError
@@ -113,20 +112,19 @@ def generated_records(
     )
     slots = list(prompts)
     keys = [f"{benchmark.name} {records[i]['id']}" for i in slots]  # samples must not depend on the index
-    for done in from_all_ranks(list(stream(model, list(prompts.values()), settings, keys, world)), world):
-        record, ids = records[slots[done.index]], prompts[slots[done.index]]
-        if done.finish in FAILURES:
-            size = f": {len(ids)} tokens of {task.model.max_length}" if done.finish == "context" else ""
-            record["error"] = FAILURES[done.finish] + size
+    finished = [vars(done) for done in stream(model, list(prompts.values()), settings, keys, world)]
+    for done in from_all_ranks(finished, world):
+        record, ids = records[slots[done["index"]]], prompts[slots[done["index"]]]
+        if done["finish"] in FAILURES:
+            size = f": {len(ids)} tokens of {task.model.max_length}" if done["finish"] == "context" else ""
+            record["error"] = FAILURES[done["finish"]] + size
         else:
-            record |= {"response": done.text.strip(), "finish": done.finish}
+            record |= {"response": done["text"].strip(), "finish": done["finish"]}
     return records
 
 
 def from_all_ranks(mine: list, world: World) -> list:
-    """The lists of all processes as one."""
+    """The lists of all processes, of what JSON can say, as one."""
     if world.size == 1:
         return mine
-    shares: list[list] = [[] for _ in range(world.size)]
-    dist.all_gather_object(shares, mine)
-    return [one for share in shares for one in share]
+    return [one for share in world.gather_texts(json.dumps(mine)) for one in json.loads(share)]

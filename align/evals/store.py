@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import UserError
+from align.files import writing
 
 CHUNK = 64  # prompts that are generated for, judged and written together: what a kill costs at most
 
@@ -56,9 +57,10 @@ class Store:
         self.found: dict[tuple[str, int], list[dict]] = {}
         whole = self._read() if file.exists() else 0
         if writes:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self.stream = file.open("ab")
-            self.stream.truncate(whole)  # the half-written last line of a killed run
+            with writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self.stream = file.open("ab")
+                self.stream.truncate(whole)  # the half-written last line of a killed run
 
     def _read(self) -> int:
         """Fill `found`; return how many bytes are whole lines."""
@@ -84,8 +86,9 @@ class Store:
         """Keep the results of a chunk: on disk once this returns."""
         line = json.dumps({"key": key, "chunk": chunk, "found": found}) + "\n"
         if self.writes:
-            self.stream.write(line.encode())
-            self.stream.flush()
+            with writing(self.file, "that mended, the same command resumes from here"):
+                self.stream.write(line.encode())
+                self.stream.flush()
         self.found[key, chunk] = json.loads(line)["found"]  # as a later reader will see it
 
     def all(self, key: str, count: int) -> list[dict]:

@@ -13,7 +13,7 @@ configs/eval/ has those of the paper and of the field; `--suite FILE.toml` takes
     metric = "acc_norm"          # the headline, if not the first (align/evals/scoring/scores.py lists them)
     max_new_tokens = 256         # generate: of a response
     stop = ["\\n\\n"]              # generate: texts that end a response
-    template = "auto"            # how prompts become text: auto, chat or none (docs/data.md)
+    template = "auto"            # how prompts become text: auto, as in training; chat or none (docs/data.md)
     where = { kind = "plain" }   # only rows with these values
     options = { shots = 5 }      # what the format or the kind takes
 
@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from align.config import CONFIGS
+from align.data.formatter import TEMPLATES
 from align.errors import UserError, nearest
 from align.files import read_toml
 
 SUITES = CONFIGS / "eval"
 KINDS = ("generate", "choice", "perplexity", "preference")
 AXES = ("safety", "capability", "over-refusal")
-TEMPLATES = ("auto", "chat", "none")
 
 
 @dataclass(kw_only=True)

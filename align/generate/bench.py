@@ -13,7 +13,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from align import command
 from align.data import encode_prompts, load_tokenizer
 from align.errors import UserError
 from align.generate.engine import column_bytes, generate
@@ -137,7 +137,7 @@ def bench(
     return True
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="align.generate.bench", description="Tokens per second of generation.")
     parser.add_argument("--model", required=True, metavar="DIR", help="a model folder in Hugging Face layout")
     parser.add_argument(
@@ -176,5 +176,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.exit(main())
+    command.run(main)

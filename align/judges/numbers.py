@@ -10,6 +10,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from align.judges.tex import LONGEST, plain_tex
+
 # 18, 1,000, 18.00, .5, 3/4, 1 1/2, -$5. A dash between two things is no sign ("10-5", "2-year"), digits within a word
 # are no number ("H2O"), and what follows is a unit ("18kg", "50%").
 NUMBER = re.compile(
@@ -21,7 +23,6 @@ NUMBER = re.compile(
     re.ASCII,
 )
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-LONGEST = 300  # digits; beyond, it is noise and not a number
 
 CUE = re.compile(
     r"\banswer[*_\s]*(?:\s(?:is|was|equals|comes to|(?:will|would|should|must) be)\b(?!\s+not\b)|[:=])"
@@ -68,6 +69,7 @@ def final_number(response: str) -> Fraction | None:
     it left out. What speaks for an answer ("18, because 18 + 6 = 24") is not the answer. Where the answer is a chain of
     equals, it is the first link if that is a number alone, else the last.
     """
+    response = plain_tex(response)  # whose "\\;" ends no sentence
     _, marked, rest = response.partition("####")
     spans = [_clause(rest)] if marked else []
     spans += [re.sub(r"^\s*[-\u2212\u2013]\s+", "-", _boxed(response))]
@@ -83,7 +85,7 @@ def final_number(response: str) -> Fraction | None:
 def _answer(span: str) -> list[Fraction]:
     """The numbers of the part of a span that is the answer."""
     for claim in (REASON.split(span.strip(), maxsplit=1)[0], span):
-        links = [link for link in EQUALS.split(claim) if numbers(link)]
+        links = [link for link in EQUALS.split(_SIGN.sub("= -", claim)) if numbers(link)]
         if links:
             alone = len(numbers(links[0])) == 1 and not OPERATION.search(NUMBER.sub("", _plain(links[0])))
             return numbers(links[0] if alone else links[-1])
@@ -106,18 +108,10 @@ def _without_check(response: str) -> str:
 def _plain(text: str) -> str:
     """The text with one spelling of signs, fractions and thousands."""
     text = re.sub(r"\*\*|__", "", text)  # bold
-    text = re.sub("[\u2010-\u2013\u207b\u2212\u2796\ufe58\ufe63\uff0d]", "-", text)
+    text = plain_tex(text)
     text = re.sub(_MINUS, "-", text)
-    # TeX: spacing, brackets, dollars; then words, roots and symbols, whose numbers are none of their own
-    text = re.sub(r"\\([$%])", r"\1", text)
-    text = re.sub(r"([\^_])\s*\{\s*([-+]?\d+)\s*\}", r"\1\2", text)
-    text = re.sub(r"\\(?:left|right|displaystyle)\b|\\[()\[\]]", "", text)
-    text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
-    text = re.sub(r"(?<=\d)(?:\\[,!;: ]|[\u00a0\u2009\u202f'\u2019_])+(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<!\d )(?<![\w.,])(\d{1,3})((?: \d{3})+)(?![\d,.]*\d|/| \d)", _close, text)
-    text = re.sub(r"(\d)?" + _FRACTION, _fraction, text)
-    text = re.sub(r"\\sqrt\s*(?:\[\d+\])?\s*(?:\{[^{}]*\}|\d)|√ ?\d+|\d*\\pi\b|\d*\u03c0", " root ", text)
-    text = re.sub(r"=\s*-\s+(?=[\d.])", "= -", text)
+    text = _SIGN.sub("= -", text)
     text = re.sub(r"(?<![\w)\]}%])-\s?\(\s*(\d+(?:/\d+)?)\s*\)", r"-\1", text)
     text = re.sub(r"\(\s*(-?\d+)\s*\)/(\d+)", r"\1/\2", text)
     # ½ and its kind
@@ -127,26 +121,17 @@ def _plain(text: str) -> str:
     )
 
 
+_SIGN = re.compile(r"=\s*-\s+(?=[\d.])")
 # "negative 3"; "minus 3" where it is no subtraction
 _MINUS = re.compile(
     r"(?:\bnegative|(?:^|(?<=[=:(*$])|(?<=\b(?:is|to|at|of|by|be) )|(?<=\bwas ))\s*\bminus) (?=[$€£]?\.?\d)",
     re.IGNORECASE | re.MULTILINE,
 )
-_PART = r"\s*(?:\{\s*(-?)\s*([\d,]+)\s*\}|(-?)(\d))"
-_FRACTION = rf"(\s*(?<![\w)\]}}%])-\s*)?\\[dtc]?frac{_PART}{_PART}"
 
 
 def _close(match: re.Match) -> str:
     """1 000 000 as 1000000."""
     return match[0].replace(" ", "")
-
-
-def _fraction(match: re.Match) -> str:
-    """\\frac{a}{b} as a/b, its three signs multiplied, with a space behind the whole of a mixed number."""
-    whole, sign, *parts = match.groups()
-    over, under = ((parts[i + 1] or parts[i + 3]).replace(",", "") for i in (0, 4))
-    minus = sum("-" in (part or "") for part in (sign, parts[0], parts[2], parts[4], parts[6])) % 2
-    return f"{whole or ''} {'-' * minus}{over}/{under}"
 
 
 def _value(match: re.Match) -> Fraction | None:

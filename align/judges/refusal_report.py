@@ -9,11 +9,11 @@ prompt, completion and final_label. Partial refusals are scored both ways: as re
 
 import argparse
 import csv
-import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from align import command
 from align.errors import UserError
 from align.judges.refusal import evidence, is_refusal
 
@@ -106,7 +106,7 @@ def errors(responses: dict[str, list[dict]]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 for a folder or file of another kind."""
     parser = argparse.ArgumentParser(
         prog="python -m align.judges.refusal_report",
@@ -127,5 +127,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.exit(main())
+    command.run(main)

@@ -5,9 +5,9 @@ python -m align.losses nca dpo    objective, derivation, gradient, limits and de
                                   module:Class one of yours
 """
 
-import signal
 import sys
 
+from align import command
 from align.losses.table import describe, overview
 
 
@@ -25,5 +25,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -11,7 +11,6 @@ at policy = reference is DPO's, β/2: curves are compared at the learning rates 
 
 import argparse
 import io
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from align import command
 from align.losses import LOSSES, Loss, LossInputs, build_loss, loss_parameters
 from align.losses.pages import MAP, PAGES, page, with_tables
 from align.losses.svg import small
@@ -293,10 +293,10 @@ def figures() -> Iterator[tuple[str, Figure]]:
         yield stem, draw_page(stem)
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=MAP.parent / "losses" / "figures", help="folder of the SVGs")
-    output = parser.parse_args().output
+    output = parser.parse_args(argv).output
     output.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         for name, figure in figures():
@@ -310,5 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    main()
+    command.run(main)

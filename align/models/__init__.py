@@ -16,10 +16,10 @@ from align.models.convert import (
 )
 from align.models.encoder import BertConfig, Classifier, EncoderConfig, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
-from align.models.folder import resolve_model
+from align.models.folder import model_files, resolve_model
 from align.models.layers import Decoder, LogProbHead, TokenStats, init_weights
 from align.models.llama import Llama, LlamaConfig
-from align.models.stream import Stream, stream_of, stream_of_rows
+from align.models.lora import adapters, adapters_off, add_adapters, count_parameters, init_adapters, own_weights
 
 __all__ = [
     "BertConfig",
@@ -33,18 +33,22 @@ __all__ = [
     "LlamaConfig",
     "LogProbHead",
     "RobertaConfig",
-    "Stream",
     "TokenStats",
+    "adapters",
+    "adapters_off",
+    "add_adapters",
     "build_model",
     "check_varlen",
     "check_weights",
+    "count_parameters",
+    "init_adapters",
     "init_weights",
     "load_model",
     "load_weights",
+    "model_files",
+    "own_weights",
     "read_any_config",
     "read_config",
     "resolve_model",
     "save_model",
-    "stream_of",
-    "stream_of_rows",
 ]

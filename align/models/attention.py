@@ -17,7 +17,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from align.errors import UserError
 from align.models.config import DecoderConfig
-from align.models.stream import Stream
+from align.stream import Stream
 
 VARLEN_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11's wants all heads written out
 

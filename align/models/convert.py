@@ -24,9 +24,21 @@ from align.files import read_json, write_json, write_text
 from align.models.config import DecoderConfig
 from align.models.encoder import BertClassifier, BertConfig, Classifier, EncoderConfig, RobertaClassifier, RobertaConfig
 from align.models.falcon import Falcon, FalconConfig
-from align.models.folder import INDEX, SINGLE, Stored, and_more, find_tensors, opened, resolve_model, stored_dtype
+from align.models.folder import (
+    ADAPTER_CONFIG,
+    INDEX,
+    SINGLE,
+    Stored,
+    and_more,
+    find_tensors,
+    opened,
+    resolve_model,
+    stored_dtype,
+)
 from align.models.layers import Decoder
 from align.models.llama import Llama, LlamaConfig
+from align.models.lora import merged, own_weights
+from align.models.peft import read_adapter
 
 # model_type -> what reads its config, and the model; the first releases of Falcon called themselves RefinedWeb
 FAMILIES: dict[str, tuple[Any, Any]] = {  # the classes of config and model
@@ -106,7 +118,8 @@ def read_any_config(path: Path | str, weights: bool = True) -> DecoderConfig | E
         raise UserError(f"{folder}: {'is a file; give its folder' if folder.exists() else 'no such folder'}")
     file = folder / "config.json"
     if not file.is_file():
-        inside = next((f"; give {below.parent}" for below in sorted(folder.glob("*/config.json"))), "")
+        below = sorted([*folder.glob("*/config.json"), *folder.glob(f"*/{ADAPTER_CONFIG}")])
+        inside = f"; give {below[0].parent}" if below else ""
         raise UserError(f"{folder} is not a checkpoint: it has no config.json{inside}")
     raw = read_json(file)
     kind = raw.get("model_type")
@@ -131,25 +144,39 @@ def load_weights(model: nn.Module, path: Path | str, local: Local = whole) -> No
     local: param -> (tensor to fill, its first row in the whole parameter); a sharded parameter reads only its rows.
     Raises UserError naming the file and tensor for anything missing, unexpected, of another shape, or unreadable.
     """
-    params = dict(model.named_parameters())
+    read = weight_reader(model, path)
+    with torch.no_grad():
+        for name, param in own_weights(model).items():
+            target, row = local(param)
+            if target.numel():
+                target.copy_(read(name, row, row + len(target)))
+
+
+def weight_reader(model: nn.Module, path: Path | str) -> Callable[[str, int, int], Tensor]:
+    """read(name, start, stop): these rows of a weight of the folder, with what an adapter there adds to them."""
     where = check_weights(model, path)
-    for path in dict.fromkeys(stored.file for stored in where.values()):
-        with opened(path) as file, torch.no_grad():
-            for name, stored in where.items():
-                if stored.file == path:
-                    target, row = local(params[name])
-                    if target.numel():
-                        target.copy_(file.get_slice(stored.name)[row : row + len(target)])
+    pairs = read_adapter(Path(path), shapes_of(model))
+
+    def read(name: str, start: int, stop: int) -> Tensor:
+        with opened(where[name].file) as file:
+            rows = file.get_slice(where[name].name)[start:stop]
+        return pairs[name].add_to(rows, start) if name in pairs else rows
+
+    return read
+
+
+def shapes_of(model: nn.Module) -> dict[str, list[int]]:
+    return {name: list(param.shape) for name, param in own_weights(model).items()}
 
 
 def check_weights(model: nn.Module, path: Path | str) -> dict[str, Stored]:
-    """Where each parameter is stored, of a folder whose headers promise what the model needs; no tensor is read.
+    """Where each weight is stored, of a folder whose headers promise what the model needs; no tensor is read.
 
     The model may be on device "meta". Its config learns the dtype that most of the weights are stored in.
     Raises UserError naming the file and tensor for anything missing, unexpected, of another shape, or unreadable.
     """
     folder = Path(path)
-    params = dict(model.named_parameters())
+    params = own_weights(model)
     aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)} - params.keys()
     where = find_tensors(folder)
     known = params.keys() | aliases
@@ -170,6 +197,7 @@ def check_weights(model: nn.Module, path: Path | str) -> dict[str, Stored]:
                 if found != shape:
                     raise UserError(f"{path}: tensor {name} is {found}, where config.json makes it {shape}")
                 dtypes[stored_dtype(file, stored.name, path)] += params[name].numel()
+    read_adapter(folder, shapes_of(model))
     if isinstance(model, Decoder):
         model.config.stored_dtype = dtypes.most_common(1)[0][0]
     return where
@@ -219,13 +247,13 @@ def save_model(
     if dtype is None:
         named = model.config.raw.get("dtype") or model.config.raw.get("torch_dtype")
         dtype = getattr(torch, named) if named else model.config.stored_dtype or torch.float32
-    params = dict(model.named_parameters())  # a tied head is the embedding, and not written again
+    params = own_weights(model)  # a tied head is the embedding, and not written again
     shards = plan_shards(params, dtype, max_shard_bytes)
     with replacing(target) if write else nullcontext(target) as folder:
         for file, names in shards.items():
             tensors = {}
             for name in names:
-                tensor = converted(gather(params[name]), dtype, f"{target}: tensor {name}")
+                tensor = converted(merged(model, name, gather), dtype, f"{target}: tensor {name}")
                 if write:
                     tensors[name] = tensor.to("cpu").contiguous()
             if write:
@@ -287,10 +315,10 @@ def published_config(model: Decoder, dtype: torch.dtype) -> dict[str, Any]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, described_by: str = "config.json") -> Iterator[Path]:
     """A new folder to fill: renamed to target if the block succeeds, removed if it does not."""
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    if target.is_file() or (target.exists() and any(target.iterdir()) and not (target / "config.json").is_file()):
+    if target.is_file() or (target.exists() and any(target.iterdir()) and not (target / described_by).is_file()):
         raise UserError(f"{target}: exists and is not a checkpoint; name another folder")
     try:
         shutil.rmtree(new, ignore_errors=True)

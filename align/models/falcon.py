@@ -4,7 +4,7 @@ Modules and parameters have the names of the published checkpoints.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -137,6 +137,8 @@ class FalconBlock(nn.Module):
 
 class Falcon(Decoder):
     """transformer.{word_embeddings, h, ln_f} and lm_head."""
+
+    targets: ClassVar = {"attention": ("query_key_value", "dense"), "mlp-up": ("dense_h_to_4h",)}
 
     def __init__(self, config: FalconConfig):
         super().__init__()

@@ -1,8 +1,10 @@
 """A model's folder before it is read: which one a path means, whether its files are there, where its tensors are."""
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +19,28 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # vocab.txt and merges.txt are the tokenizer of a classifier that has no tokenizer.json
 DESCRIPTION = ("*.json", "*.jinja", "tokenizer*", "vocab.txt", "merges.txt")
 WEIGHTS = "*.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# what an adapter's folder may have of its own; the rest is its base's
+ADAPTER_FILES = (
+    "adapter_*",
+    "tokenizer*",
+    "*tokens*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.jinja",
+    "generation_config.json",
+)
 LFS_POINTER = b"version https://git-lfs"
 # what torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into the names of a state dict
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
-def resolve_model(path: Path | str, weights: bool = True) -> Path:
+def resolve_model(path: Path | str, weights: bool = True, revision: str | None = None) -> Path:
     """The folder of a model: an existing one, the model/ of a run, or that of a Hub id, fetched into the Hub's cache.
 
-    weights: False leaves the weights of a Hub id where they are. Raises UserError, also for a folder that holds
-    something else that is recognised (an adapter, a checkpoint of a run) and for one whose files are not all there.
+    A PEFT adapter becomes a folder of links, to the files of its base and to its own. weights: False leaves the weights
+    of a Hub id where they are. revision: of a Hub id. Raises UserError, also for a folder that holds something else that
+    is recognised (a checkpoint of a run) and for one whose files are not all there.
     """
     folder = Path(path)
     if folder.is_symlink() and not folder.exists():
@@ -34,20 +48,23 @@ def resolve_model(path: Path | str, weights: bool = True) -> Path:
     if folder.exists():
         folder = model_folder(folder)
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
-        folder = fetch(str(path), weights)
+        folder = fetch(str(path), weights, revision)
     else:
         address = re.match(r"(?:hf://|https://huggingface\.co/)([\w.-]+/[\w.-]+)", str(path))
         raise UserError(f"{path}: no such folder" + (f"; give the Hub's model as {address[1]}" if address else ""))
     if folder.is_dir():
         check_files(folder)
+        if any((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+            folder = on_its_base(folder, weights)
     return folder
 
 
-def fetch(hub_id: str, weights: bool) -> Path:
+def fetch(hub_id: str, weights: bool, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
+    patterns = [*DESCRIPTION, *([WEIGHTS] if weights else [])]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=[*DESCRIPTION, *([WEIGHTS] if weights else [])]))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except Exception as error:  # whatever the network, the Hub, the disk or a gate raises means the same to the user
         raise UserError(f"{hub_id}: no such folder, and fetching it from the Hub failed ({one_line(error)})") from None
 
@@ -60,7 +77,7 @@ def model_folder(folder: Path) -> Path:
         return folder / "model"
     if (folder / "config.toml").is_file() or (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder}: this run has no model/ yet; finish it with train.py --resume")
-    if any(folder.glob("*.distcp")) or any(folder.glob("step-*/*.distcp")):
+    if any(folder.glob("state.json")) or any(folder.glob("step-*/state.json")):
         run = folder.parent.parent if folder.name != "checkpoints" else folder.parent
         rest = (
             f"give {run}"
@@ -72,8 +89,13 @@ def model_folder(folder: Path) -> Path:
     return snapshots[0] if len(snapshots) == 1 else folder
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files that decide what the model of a folder computes, sorted."""
+    return sorted(f for pattern in ("config.json", ADAPTER_CONFIG, WEIGHTS) for f in folder.glob(pattern))
+
+
 def check_files(folder: Path) -> None:
-    """Raise UserError for a file that is not there, though its name is, and for an adapter, which is not a whole model."""
+    """Raise UserError for a file that is not there, though its name is."""
     for file in sorted(folder.iterdir()):
         if file.is_dir() or not any(file.match(pattern) for pattern in (*DESCRIPTION, WEIGHTS)):
             continue
@@ -82,13 +104,51 @@ def check_files(folder: Path) -> None:
         with file.open("rb") as stream:
             if stream.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise UserError(f"{file}: a Git LFS pointer, not the file itself; run `git lfs pull` in its folder")
-    about = folder / "adapter_config.json"
-    if about.is_file() or (folder / "adapter_model.safetensors").is_file():
-        base = read_json(about).get("base_model_name_or_path") if about.is_file() else "another model"
+
+
+@cache
+def links() -> tempfile.TemporaryDirectory:
+    """Where this process keeps its folders of links, until it ends."""
+    return tempfile.TemporaryDirectory(prefix="align-")
+
+
+def on_its_base(folder: Path, weights: bool) -> Path:
+    """An adapter's folder laid over that of its base, as a folder of links. Raises UserError."""
+    if Path(links().name) in folder.parents:
+        return folder  # it is one already
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; an adapter needs it")
+    if weights and not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}; save the adapter as safetensors")
+    if (folder / SINGLE).exists() or (folder / INDEX).exists():
+        raise UserError(f"{folder}: holds a model and an adapter ({ADAPTER_WEIGHTS}); move one of them elsewhere")
+    about = read_json(file)
+    base = about.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{file}: base_model_name_or_path is missing; write the base's folder or Hub id")
+    if (folder / base).exists() and not Path(base).exists():
+        base = str(folder / base)
+    try:
+        under = resolve_model(base, weights, about.get("revision"))
+    except UserError as error:
+        raise UserError(f"{file}: base_model_name_or_path {error}") from None
+    if (under / ADAPTER_CONFIG).exists():
         raise UserError(
-            f"{folder}: an adapter (PEFT) for {base}, not a whole model; merge the two with peft's merge_and_unload(), "
-            "save the result, and give that folder"
+            f"{file}: base_model_name_or_path {base} is an adapter itself; merge it first, and name the result"
         )
+    whole = Path(tempfile.mkdtemp(dir=links().name)) / f"{folder.absolute().name}-on-{under.absolute().name}"
+    whole.mkdir()
+    for origin, patterns in ((under, ("*",)), (folder, ADAPTER_FILES)):
+        for found in (file for pattern in patterns for file in origin.glob(pattern)):
+            (whole / found.name).unlink(missing_ok=True)
+            (whole / found.name).symlink_to(found.absolute())
+    return whole
+
+
+def linked(file: Path) -> Path:
+    """The user's name of a file in a folder of links, of which each is absolute; the Hub's are not."""
+    return file.readlink() if file.is_symlink() and file.readlink().is_absolute() else file
 
 
 class Stored(NamedTuple):

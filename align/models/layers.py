@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from align.kernels import linear_collision, linear_kl, linear_logp, pointwise
 from align.models.attention import Attend, Cache, Cached, Causal, OfStream, Varlen, visibility
 from align.models.config import DecoderConfig, Rope
-from align.models.stream import Stream, stream_of_rows
+from align.stream import Stream, stream_of_rows
 
 
 class RMSNorm(nn.Module):
@@ -63,19 +63,19 @@ class LogProbHead(nn.Linear):
         hidden: Tensor,
         targets: Tensor | None = None,
         collision: bool = False,
-        other: tuple[Tensor, Tensor] | None = None,
+        other: tuple[Tensor, Tensor | None] | None = None,
     ) -> Tensor | TokenStats:
         """hidden (..., D) -> logits (..., V); or hidden (N, D), targets (N,) -> TokenStats, (N,) float32 each.
 
         collision: also log Σ_v p(v)². other: also KL(other ‖ this), the other model given by its hidden states (N, D')
-        and head weight (V, D').
+        and head weight (V, D'), None for this head's own.
         """
         if targets is None:
             return F.linear(hidden, self.weight)
         return TokenStats(
             linear_logp(hidden, self.weight, targets, impl=self.impl),
             linear_collision(hidden.detach(), self.weight.detach()) if collision else None,
-            linear_kl(hidden, self.weight, *other) if other is not None else None,
+            linear_kl(hidden, self.weight, other[0], self.weight if other[1] is None else other[1]) if other else None,
         )
 
 
@@ -88,6 +88,7 @@ class Decoder(nn.Module):
 
     config: DecoderConfig
     lm_head: LogProbHead
+    targets: ClassVar[dict[str, tuple[str, ...]]]  # what --lora.targets calls some of a block's linear maps
     attention = "rows"  # or "varlen": how a stream is attended to
 
     @property
@@ -123,7 +124,7 @@ class Decoder(nn.Module):
         *,
         states: bool = False,
         collision: bool = False,
-        other: tuple[Tensor, Tensor] | None = None,
+        other: tuple[Tensor, Tensor | None] | None = None,
     ) -> Tensor | TokenStats:
         """Of rows ids, targets (B, T) int64 and mask (B, T) bool: log p(targets[b, t] | ids[b, :t + 1]), 0 where mask is 0.
 

@@ -4,7 +4,7 @@ Modules and parameters have the names of the published checkpoints.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -105,6 +105,8 @@ class LlamaBlock(nn.Module):
 
 class Llama(Decoder):
     """model.{embed_tokens, layers, norm} and lm_head."""
+
+    targets: ClassVar = {"attention": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp-up": ("up_proj",)}
 
     def __init__(self, config: LlamaConfig):
         super().__init__()

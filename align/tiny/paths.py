@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from align.config import CONFIGS, Config, load_config
-from align.files import write_json
+from align.files import write_json, writing
 from align.parallel import World
 from align.tiny.build import toy_world_id, write_toy_world
 from align.tiny.evaluate import respond_to_requests, samples, scores, table
@@ -60,7 +60,7 @@ def resolve_tiny(config: Config, world: World, train: Train) -> bool:
     """Replace `tiny:` paths in a configuration by real ones, building what is missing. True if the model is tiny:base."""
     aligns_base = config.model.path == "tiny:base"
     for section in (config.model, config.data):
-        section.path = resolve_path(section.path, world, train, plan=config.plan)
+        section.path = resolve_path(section.path, world, train, plan=config.plan is not None)
     return aligns_base
 
 
@@ -76,13 +76,15 @@ def resolve_path(path: str, world: World, train: Train, plan: bool = False) -> s
     else:
         return path
     if world.main and not folder.exists():
-        write(folder)
+        with writing(folder):
+            write(folder)
     world.barrier()
     part = folder / (PARTS | GUARD_PARTS)[path]
     if path == "tiny:base":
         _train_once(part.parent, BASE_CONFIG, "the base model", world, train, plan)
         if world.main and part.exists():
-            _link(Path("runs") / "tiny-base", part.parent)
+            with writing(Path("runs") / "tiny-base"):
+                _link(Path("runs") / "tiny-base", part.parent)
     if path == "tiny:guard":
         _train_once(part.parent, GUARD_CONFIG, "the guard", world, train, plan)
     return str(part if part.exists() else folder / "init")

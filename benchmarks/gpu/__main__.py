@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from align import command
 from benchmarks import evidence, records
 from kernels import evidence as kernel_evidence
 from kernels import hardware
@@ -116,7 +117,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Exit status: 0; 1 where a part or a row failed, or something was not right; 2 without a GPU."""
     args = parse(argv)
     if not args.dry and not torch.cuda.is_available():
@@ -163,9 +164,9 @@ def main(argv: list[str] | None = None) -> int:
     wrong = [row for row in rows if "failed" in row or row.get("ok") is False]
     print(f"{file}: {len(rows)} rows in {time.monotonic() - began:.0f} s, {len(wrong)} failed or not right")
     if file.parent == records.FOLDER:
-        evidence.main()
+        evidence.main([])
     return bool(wrong)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -7,9 +7,9 @@ are in the dtype of compute. With each prompt once for all its responses, and wi
 import torch
 from torch import Tensor
 
-from align.models import Stream, stream_of
 from align.models.attention import Attend, OfStream, Varlen
 from align.models.config import DecoderConfig
+from align.stream import Stream, stream_of
 from benchmarks.gpu import models
 from benchmarks.gpu.correctness import error
 from benchmarks.gpu.part import CUDA, DEVICE, DRY, DTYPE, Part, milliseconds

@@ -4,6 +4,7 @@ import subprocess
 
 import torch
 
+from align import command
 from benchmarks.gpu.part import CUDA, DEVICE, DRY, Part, milliseconds
 
 part = Part("card")
@@ -43,7 +44,7 @@ def product(name: str, m: int, n: int, k: int) -> None:
     part.row(name, ms=ms, tflops=2 * m * n * k / ms / 1e9)
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     part.attempt("card", card)
     part.attempt("copy", copy)
     size = 64 if DRY else 8192
@@ -59,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

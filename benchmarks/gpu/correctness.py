@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from align import command
 from benchmarks.gpu.card import HEADS
 from benchmarks.gpu.part import DEVICE, DRY, Part
 from benchmarks.records import ROOT
@@ -125,9 +126,9 @@ def interpreter(dtype: torch.dtype) -> None:
     part.row(f"against the interpreter {short} triton", ok=ok, **dict(zip(NAMES, off, strict=True)))
 
 
-def main() -> None:
-    if sys.argv[1:]:
-        return as_interpreted(Path(sys.argv[1]))
+def main(argv: list[str]) -> None:
+    if argv:
+        return as_interpreted(Path(argv[0]))
     dtypes = (torch.bfloat16, torch.float32)
     for dtype in dtypes:
         name = f"against the interpreter {str(dtype).removeprefix('torch.')} triton"
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

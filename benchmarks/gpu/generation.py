@@ -6,6 +6,7 @@ Random weights put many scores close together, so responses part early; how many
 import argparse
 import importlib.util
 
+from align import command
 from align.data import encode_prompts, load_tokenizer
 from align.generate.bench import ASKED, TOPICS, Contender, ours, theirs
 from align.models import load_model
@@ -27,7 +28,7 @@ def run(name: str, contender: Contender, others: list[list[int]]) -> list[list[i
     return responses
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     folder = models.folder("1.3B")
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, DTYPE, DEVICE)
@@ -43,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from align import command
 from benchmarks.gpu.card import HEADS
 from benchmarks.gpu.correctness import errors, inputs, run, truth
 from benchmarks.gpu.part import CUDA, DEVICE, DRY, Part, allocated_gib, earlier, free, left, milliseconds, peak_gib
@@ -123,7 +124,7 @@ def dpo() -> None:
         part.attempt(f"DPO {name}", one, name, DPOStep(fn), need=4)
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     for n in TOKENS:
         for head in HEADS:
             first = n == TOKENS[0] and head == next(iter(HEADS))
@@ -133,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -14,6 +14,7 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from align import command
 from benchmarks.gpu.correctness import error, inputs
 from benchmarks.gpu.part import CUDA, DEVICE, DRY, Part, milliseconds
 from kernels.triton import logp
@@ -124,7 +125,7 @@ def one(buffers: Buffers, kernel: str, tile: Tile, expected: list[Tensor]) -> No
     part.row(f"{kernel} {describe(tile)}", ms=ms, tflops=operations / ms / 1e9, chosen=first, off=off)
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     jobs = [(kernel, tile) for kernel in KERNELS for tile in variants(kernel)]
     part.attempt("compile", compile_all, jobs if CUDA else jobs[:2], need=20)
     buffers = Buffers()
@@ -154,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -45,6 +45,8 @@ class Part:
             return self.row(name, skipped=f"{left():.0f} s left of this part, {need:.0f} wanted")
         try:
             return fn(*args)
+        except BrokenPipeError:
+            raise
         except Exception as problem:  # whatever it is, the other rows are still wanted
             traceback.print_exc()
             self.row(name, failed=" ".join(f"{type(problem).__name__}: {problem}".split())[:300])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from align import command
 from benchmarks.gpu import models
 from benchmarks.gpu.part import CUDA, DEVICE, DRY, ROWS, Part, milliseconds, peak_gib, synchronise
 
@@ -111,7 +112,7 @@ def trl(name: str, folder: Path, checkpointing: bool) -> None:
     part.row(name, **rates(statistics.median(taken[2:]), peak), steps=len(taken))
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     cases = {"transformers": ("transformers loop", plain_loop), "trl": ("TRL DPOTrainer", trl)}
     for package, (label, run) in cases.items():
         if not importlib.util.find_spec(package):
@@ -124,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

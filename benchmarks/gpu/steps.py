@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import torch
 
+from align import command
+from align.blocks import checkpoint_blocks, compile_blocks
 from align.data.batches import Batch
 from align.losses import build_loss
 from align.models import Decoder, build_model
 from align.models.falcon import FalconConfig
 from align.optim import build_optimizer
-from align.parallel import World, checkpoint_blocks, distributed, gather, shard
+from align.parallel import World, distributed, gather, shard
 from align.reference import CachedReference, LiveReference, Reference
-from align.sections import OptimSection
+from align.sections import OptimSection, ParallelSection
 from benchmarks.gpu import models
 from benchmarks.gpu.part import CUDA, DTYPE, Part, datasheet, free, left, milliseconds, peak_gib
 from train import loss_inputs
@@ -32,14 +34,18 @@ class Case(NamedTuple):
     logp: str = "triton"
     pointwise: str = "auto"
     reference: str = "cached"
-    recompute: bool = False
+    checkpointing: str = "none"
+    compile: bool = False
 
 
 CASES = (
     Case("triton, cached"),
     Case("chunked, cached", logp="chunked"),
     Case("triton, live", reference="live"),
-    Case("triton, cached, checkpointing", recompute=True),
+    Case("triton, cached, checkpointing", checkpointing="full"),
+    Case("triton, cached, selective checkpointing", checkpointing="selective"),
+    Case("triton, cached, compiled", compile=True),
+    Case("triton, cached, compiled, selective checkpointing", checkpointing="selective", compile=True),
     Case("triton, pointwise triton, cached", pointwise="triton"),
     Case("reference, cached", logp="reference"),
 )
@@ -70,18 +76,20 @@ def layers_that_fit(size: str, free_bytes: int) -> int:
 
 def make(config: FalconConfig, world: World, stored: torch.dtype) -> Decoder:
     model = build_model(config, "meta", stored)
-    shard(model, DTYPE)
+    shard(model, world, DTYPE, ParallelSection())
     model.to_empty(device=world.device)
     model.tie()
     models.fill(model)
     return model
 
 
-def recompute(model: Decoder, on: bool) -> None:
+def prepare(model: Decoder, case: Case) -> None:
     for block in model.blocks:
         block.__dict__.pop("forward", None)
-    if on:
-        checkpoint_blocks(model)
+    if case.checkpointing != "none":
+        checkpoint_blocks(model, case.checkpointing == "selective")
+    if case.compile:
+        compile_blocks(model)
 
 
 def run(size: str, world: World) -> None:
@@ -110,7 +118,7 @@ def run(size: str, world: World) -> None:
     def one(case: Case) -> None:
         for each in (model, live):
             each.set_kernels(case.logp, case.pointwise)
-        recompute(model, case.recompute)
+        prepare(model, case)
         reference = references[case.reference]
         step(reference)
         peak, _ = peak_gib(lambda: step(reference))
@@ -130,7 +138,7 @@ def run(size: str, world: World) -> None:
         optimizer.zero_grad()
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     with distributed() as world:
         for size in models.SIZES:
             part.attempt(size, run, size, world, need=15)
@@ -139,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

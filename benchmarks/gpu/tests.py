@@ -8,6 +8,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from align import command
 from benchmarks.gpu.part import DRY, Part, left
 from benchmarks.records import ROOT
 
@@ -49,10 +50,10 @@ def run(file: str) -> None:
     )
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     for file in FEW:
         part.attempt(file, run, file, need=5)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

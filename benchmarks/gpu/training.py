@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+from align import command
 from benchmarks.gpu.models import TEXT
 from benchmarks.gpu.part import CUDA, DRY, ROWS, Part, left
 from benchmarks.records import ROOT
@@ -14,7 +15,7 @@ RUNS = {
     "triton": ["--model.logp_impl", "triton", "--model.pointwise_impl", "triton"],
     "triton, live, checkpointing": [
         *("--model.logp_impl", "triton", "--model.pointwise_impl", "triton"),
-        *("--reference.mode", "live", "--parallel.activation_checkpointing", "true"),
+        *("--reference.mode", "live", "--parallel.checkpointing", "full"),
     ],
 }
 NEAR = 1e-4  # relative, of the last loss
@@ -44,7 +45,7 @@ def run(name: str, flags: list[str]) -> float:
     return last["loss"]
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     found = {}
     for name, flags in RUNS.items():
         if CUDA or "triton" not in name:  # without a GPU, train.py refuses the kernels
@@ -56,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

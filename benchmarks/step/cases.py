@@ -85,8 +85,8 @@ def write_case(case: str, folder: Path, steps: int) -> list[Step]:
     tokenizer = load_tokenizer(model)
     write_lines(folder / "all.jsonl", records)
     rows, _ = read_rows(folder / "all.jsonl")
-    groups, _ = encode_rows(rows, tokenizer, max_length=10**6)
-    groups = [group for group in groups if group.length <= MAX_LENGTH][: steps * batch]
+    encoded, _ = encode_rows(rows, tokenizer, max_length=10**6)
+    groups = [group for group in encoded if group.length <= MAX_LENGTH][: steps * batch]
     # rows that hold no pair were left out, so one is found again by its line
     write_lines(folder / "pairs.jsonl", (records[int(group.where.rpartition(":")[2]) - 1] for group in groups))
     formatter, by_line = tokenizer.formatter("auto"), {row.where: row for row in rows}

@@ -17,7 +17,7 @@ from tokenizer_folder import BOS, EOS, EOT, LLAMA, user, write_tokenizer
 from tqdm import tqdm
 
 from align.data import collate, encode, encode_prompts, encode_rows, load_tokenizer, read_rows
-from align.data.encode import MIN_PROMPT, Group, fingerprint
+from align.data.encode import MIN_PROMPT, Group, Groups, fingerprint
 from align.data.rows import Row
 from align.errors import UserError
 
@@ -36,12 +36,44 @@ def folder(tmp_path):
     return partial(write_tokenizer, tmp_path)
 
 
-def test_ids_take_four_bytes_a_token_and_read_as_lists():
-    ids = list(range(1000, 11_000))
+def drawn_groups(n, K=2, seed=0):
+    draw = random.Random(seed)
+    for i in range(n):
+        prompt, *responses = ([draw.randrange(65_024) for _ in range(draw.randint(20, 180))] for _ in range(1 + K))
+        yield Group(prompt, responses, i, where=f"pairs.jsonl:{i + 1}")
+
+
+def test_a_data_set_takes_little_more_than_four_bytes_a_token():
+    groups = Groups()
     tracemalloc.start()
-    group = Group(list(ids), [list(ids), ids[:5000]], index=0)
-    assert tracemalloc.get_traced_memory()[0] < 4.1 * 25_000
+    groups.extend(drawn_groups(2000))
+    held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
+    assert held < 4.4 * groups.lengths.sum()
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+def test_groups_read_as_what_they_were_made_of(K):
+    plain = list(drawn_groups(30, K))
+    scored = [replace(group, scores=[0.1 * group.index - k for k in range(K)]) for group in plain]
+    labelled = [replace(group, label=group.index % 3 == 0) for group in plain]
+    places = ["", "7", "pair 007", "a.jsonl:10", "b, row 100000000000000000000", "a.jsonl:0", "a.jsonl:11"]
+    elsewhere = [replace(group, where=where) for group, where in zip(plain, places, strict=False)]
+    for made in (plain, scored, labelled, elsewhere):
+        groups = Groups(made)
+        assert list(groups) == made and groups[-1] == made[-1] and groups[3:20:4] == made[3:20:4]
+        assert fingerprint(groups) == fingerprint(made)
+        assert groups.lengths.tolist() == [[g.prompt_length, *g.response_lengths] for g in made]
+    with pytest.raises(IndexError):
+        Groups(plain)[30]
+    for odd in (scored[1], labelled[1], replace(plain[1], response_ids=[[1]] * (K + 1))):
+        with pytest.raises(ValueError, match=r"pairs\.jsonl:2"):
+            Groups([plain[0], odd])
+
+
+def test_a_group_reads_as_lists():
+    ids = list(range(1000, 11_000))
+    group = Group(list(ids), [list(ids), ids[:5000]], index=0)
     assert group.prompt_ids == ids and group.response_ids == [ids, ids[:5000]]
     assert (group.length, group.n_tokens) == (20_000, 35_000)
     other = replace(group, response_ids=[ids[:1]])

@@ -27,6 +27,21 @@ MINUSES = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
         ("pages 10\u201315, 1990\u201392", ["10", "15", "1990", "92"]),
         ("AZYUK2A", []),
         ("1 000, 12 345 678, 10 2000, 3 1/2", ["1000", "12345678", "10", "2000", "7/2"]),
+        # TeX's spacing, text, braces and fractions, anywhere in a number
+        (r"-\dfrac{\,3}{4} \frac{3\;}{\!4} \tfrac{ -\:3 }{4} \cfrac{\ 3}{~4}", ["-3/4", "3/4", "-3/4", "3/4"]),
+        (
+            r"\frac{\text{3}}{\mathrm{4}} \frac{{3}}{{4}} \frac{(3)}{4} \frac{\left(-3\right)}{4}",
+            ["3/4"] * 3 + ["-3/4"],
+        ),
+        (r"\frac12 \frac 1 2, \frac1{12} \frac{12}5 \frac{+1}{2}", ["1/2", "1/2", "1/12", "12/5", "1/2"]),
+        (r"1\frac12, -1\,\tfrac12, 2\ \frac{3}{4}, 2~\dfrac34, 2{\frac{3}{4}}", ["3/2", "-3/2"] + ["11/4"] * 3),
+        (r"\frac{3.5}{2} \frac{1{,}000}{3} \frac{12\,345}{100} \frac{\frac12}{3}", ["7/4", "1000/3", "2469/20", "1/6"]),
+        (r"12\,345 12\;345 12\!,\!345 12~345 12{,}345{,}678 12\thinspace345", ["12345"] * 4 + ["12345678", "12345"]),
+        (r"0{,}5 3{,}1416 3{.}5 12{,}5\%", ["1/2", "3927/1250", "7/2", "25/2"]),
+        (r"\text{18} 18\text{ cm}^2 18\,\mathrm{m}^{3} \$\,18 18\,\% {18}", ["18"] * 6),
+        (r"1.5\,\times\,10^{3} 3\,/\,4 5\,\text{and}\,7 5\quad7", ["1500", "3/4", "5", "7", "5", "7"]),
+        (r"\frac{\pi}{4} \frac{x}{2} \frac{\sqrt{3}}{2} \frac{3}{0}", []),
+        ("100~200 people, ~50", ["100", "200", "50"]),
     ],
 )
 def test_spellings(text, expected):
@@ -123,6 +138,13 @@ def test_a_check_behind_the_answer_is_not_the_answer(check, gap):
         (r"The answer is $\frac{10}{3} \approx 3.33$.", "10/3"),
         (r"\boxed{x = -\frac{3}{4}}", "-3/4"),
         (r"\boxed{3x = 12}", "12"),
+        (r"\boxed{-\dfrac{\,3}{4}}", "-3/4"),
+        (r"\boxed{12\;345}", "12345"),
+        (r"The answer is $x = -\,5$.", "-5"),
+        (r"The answer is $1{,}200{,}300$.", "1200300"),
+        (r"#### -\frac{\,3}{4}", "-3/4"),
+        (r"Then \boxed{\text{(A) }18} of 24.", "18"),
+        (r"$\frac{x}{2} = 9$, so the answer is \(x = 2\,\cdot\,9 = 18\).", "18"),
         (r"Answer \[ 9 \]", "9"),
         (r"The final answer is $28 \%$. I hope it is correct.", "28"),
         ("The final answer is: 7,425,000 people", "7425000"),
@@ -148,9 +170,26 @@ def test_final_number(response, expected):
     assert final_number(response) == (None if expected is None else Fraction(expected))
 
 
-@pytest.mark.parametrize(
-    "piece", ["1 ", "1=", "(", "-", r"\frac{1}{2}", "Check: 1 ", "because ", "{,", "1,000,", "\\", "1 x 10^"]
-)
+PIECES = [
+    "1 ",
+    "1=",
+    "(",
+    "-",
+    r"\frac{1}{2}",
+    "Check: 1 ",
+    "because ",
+    "{,",
+    "1,000,",
+    "\\",
+    "1 x 10^",
+    " ",
+    "\n",
+    "9",
+]
+PIECES += ["~", r"\,", "{", r"\frac{", r"\text{", r"\text{1}", "1{,}1", "1 -"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_long(piece):
     start = time.perf_counter()
     final_number(piece * (20_000 // len(piece)))

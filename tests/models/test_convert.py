@@ -336,7 +336,7 @@ def test_resolve_model(monkeypatch, tmp_path):
         assert "no such folder" in refuse(resolve_model, name)
     asked = []
 
-    def snapshot_download(repo, allow_patterns):
+    def snapshot_download(repo, allow_patterns, revision):
         asked.append((repo, allow_patterns))
         if repo != "tiiuae/falcon-11B":
             raise ConnectionError("no route\nto host")

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from align.errors import UserError
 from align.generate.cache import KVCache
-from align.models import FalconConfig, LlamaConfig, build_model, init_weights, load_model, stream_of_rows
+from align.models import FalconConfig, LlamaConfig, build_model, init_weights, load_model
 from align.models.attention import alibi_slopes
 from align.models.config import Rope
 from align.models.layers import RMSNorm, rotary, rotate
+from align.stream import stream_of_rows
 from kernels import IMPLEMENTATIONS
 
 GOLDEN = Path(__file__).parents[1] / "golden"

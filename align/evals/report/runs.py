@@ -7,7 +7,7 @@ from align.errors import UserError
 from align.evals.report.curves import CURVES, curves, read_metrics
 from align.evals.report.page import HERE, environment, flat
 from align.evals.report.tables import missing, number
-from align.files import read_toml
+from align.files import read_toml, write_text, writing
 
 
 @dataclass
@@ -64,8 +64,9 @@ def write_curves(paths: list[str], folder: Path) -> str:
             style=(HERE / "page.css").read_text(encoding="utf-8"),
         )
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "curves.html").write_text(page, encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "curves.html", page)
     lines = [["", *names], *(row for rows in tables.values() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

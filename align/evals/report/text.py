@@ -10,6 +10,7 @@ from align.evals.report import tables
 from align.evals.report.page import render
 from align.evals.report.tables import Cell, Row, Table
 from align.evals.report.verdicts import subject, verdicts
+from align.files import write_text
 
 NAME = 22  # characters of a model's name in the terminal
 
@@ -20,7 +21,7 @@ def write_report(results: dict, folder: Path) -> None:
     pages = {"report.md": markdown(results, rows, groups), "report.html": render(results, rows, groups)}
     for name, text in pages.items():
         # half a surrogate pair, which JSON can hold, has no UTF-8
-        (folder / name).write_bytes(text.encode("utf-8", errors="replace"))
+        write_text(folder / name, text, errors="replace")
 
 
 def summary_table(results: dict) -> str:

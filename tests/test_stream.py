@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from align.models import attention, load_model, stream_of, stream_of_rows
-from align.models.stream import Run
+from align.models import attention, load_model
+from align.stream import Run, stream_of, stream_of_rows
 
 VARIANTS = [
     "falcon_7b",

@@ -1,0 +1,42 @@
+"""What can be done to every block of a decoder: compute its activations again in backward, or compile it."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.attention import varlen  # noqa: F401  # makes torch.ops.torch_attn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from align.kernels import pointwise
+from align.models import Decoder
+
+# every form that attention takes on a device; where it is written out in products and softmax, it is computed again
+ATTENTION = [
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.torch_attn._varlen_attn.default,
+]
+
+
+def checkpoint_blocks(model: Decoder, keep_attention: bool = False) -> None:
+    """Activation checkpointing: every block computes its activations again in backward, from its input alone.
+
+    keep_attention: all but what attention returns, which costs most to compute for the memory that it takes.
+    """
+    how: dict[str, Any] = (
+        {"context_fn": partial(create_selective_checkpoint_contexts, ATTENTION)} if keep_attention else {}
+    )
+    for block in model.blocks:
+        # inside FSDP's hooks: the recomputation runs on weights that the backward pass has already gathered. A block
+        # draws nothing at random, so there is no generator's state to keep
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, **how)
+
+
+def compile_blocks(model: Decoder) -> None:
+    """torch.compile, for any number of tokens, of every block with its recomputation. Equal blocks share what it makes."""
+    torch.compiler.assume_constant_result(pointwise.choose_pointwise)  # it asks files, which a graph cannot
+    for block in model.blocks:
+        # inside FSDP's hooks, which it would only break its graph at
+        block.forward = torch.compile(block.forward, dynamic=True)

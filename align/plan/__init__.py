@@ -1,0 +1,1 @@
+"""What a run takes: operations, memory and time, counted before it starts."""

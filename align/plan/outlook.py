@@ -1,0 +1,141 @@
+"""What a configuration comes to on a machine: its micro-batches, memory, operations and time. It reads no weights."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from align.config import CONFIGS
+from align.data import load_tokenizer
+from align.data.batches import Dataset, split_batch
+from align.data.tokenizer import check_fits
+from align.kernels import hardware
+from align.losses import Loss
+from align.models import DecoderConfig, build_model, check_weights, read_config, resolve_model
+from align.parallel import World, check_ranks, compute_dtype
+from align.plan.devices import card_flops, device_memory, peak_flops
+from align.plan.flops import model_flops, step_flops
+from align.plan.memory import Memory, assumed_groups, largest_tokens, memory, settle_tokens
+from align.plan.setup import Setup, setup_of
+from align.plan.shape import HasLengths, Work
+from align.sections import Config, PlanSection, settle_length
+from align.sources import load_dataset
+
+GIB = 2**30
+CARD, CARD_GIB = "H100", 80.0  # what --plan.gpus are where nothing else is said
+PUBLISHED = CONFIGS / "architectures"  # OWNER/NAME/config.json of Hub models
+SAMPLED = 32  # steps whose batches are looked at
+
+
+@dataclass(frozen=True)
+class Machine:
+    text: str
+    memory: float  # bytes of a rank
+    peak: float | None  # FLOP/s of a rank
+
+
+@dataclass(frozen=True)
+class Outlook:
+    source: Path  # of the model's description
+    model: DecoderConfig
+    setup: Setup
+    machine: Machine
+    data: Dataset | None
+    micro_batches: int  # of a rank in a step
+    fullest: Work  # the micro-batch that takes the most memory
+    held: Memory
+    largest: int  # tokens that a micro-batch may have
+    needed: float  # FLOPs of a step, for the method
+    run: float  # as this code runs it
+    seconds: float | None  # of a step, at --plan.mfu
+
+    @property
+    def accumulates(self) -> bool:
+        return self.micro_batches > 1
+
+    @property
+    def fits(self) -> bool:
+        return self.held.total <= self.machine.memory
+
+
+def look(config: Config, loss: Loss, world: World) -> Outlook:
+    """Settles what the configuration leaves open. Raises UserError for what a run would refuse before it starts."""
+    asked = config.plan or PlanSection()
+    source, model = find_model(config)
+    settle_length(config.data, model.context_length)
+    planned = World(0, asked.gpus or world.size, world.device)
+    check_ranks(config.parallel, planned)
+    setup = setup_of(config, model, loss, planned)
+    if asked.gpus:
+        setup = replace(setup, device="cuda", dtype=compute_dtype(config.parallel.dtype, torch.device("cuda")))
+    machine = find_machine(asked, setup, world)
+    settle_tokens(config, setup, machine.memory)
+    data = None
+    if config.data.path:
+        tokenizer = load_tokenizer(source)
+        check_fits(tokenizer, model.vocab_size, str(source))
+        data = load_dataset(config, loss, tokenizer, planned)
+    steps = first_steps(config, data, setup.ranks)
+    accumulates = max(map(len, steps)) > setup.ranks
+    fullest = max((work for step in steps for work in step), key=lambda work: memory(setup, work, accumulates).total)
+    needed = sum(model_flops(setup, work) for step in steps for work in step) / len(steps)
+    return Outlook(
+        source,
+        model,
+        setup,
+        machine,
+        data,
+        micro_batches=max(map(len, steps)) // setup.ranks,
+        fullest=fullest,
+        held=memory(setup, fullest, accumulates),
+        largest=largest_tokens(setup, fullest, machine.memory, accumulates),
+        needed=needed,
+        run=sum(step_flops(setup, step) for step in steps) / len(steps),
+        seconds=needed / (setup.ranks * machine.peak * asked.mfu) if machine.peak else None,
+    )
+
+
+def find_model(config: Config) -> tuple[Path, DecoderConfig]:
+    """The model's folder; for a Hub model, where no data asks for its tokenizer, the config.json that is kept here."""
+    here = Path(config.model.path).exists()
+    kept = PUBLISHED / config.model.path
+    if not here and not config.data.path and (kept / "config.json").is_file():
+        return kept, read_config(kept, weights=False)
+    source = resolve_model(config.model.path, weights=here)
+    model = read_config(source, weights=here)
+    if here:
+        check_weights(build_model(model, "meta"), source)
+    return source, model
+
+
+def find_machine(asked: PlanSection, setup: Setup, world: World) -> Machine:
+    """This machine, or --plan.gpus with --plan.memory."""
+    dtype = str(setup.dtype).removeprefix("torch.")
+    if asked.gpus:
+        gib, ranks = asked.memory or CARD_GIB, f"{asked.gpus} GPUs"
+        peak = card_flops(CARD) if setup.dtype == torch.bfloat16 else None
+        whose = f"an {CARD} SXM's"
+    else:
+        gib = asked.memory or device_memory(world.device) / GIB
+        ranks = f"{hardware(world.device.type)}, {world.size} rank{'s' * (world.size > 1)}"
+        peak = peak_flops(world.device, setup.dtype)
+        whose = "measured" if world.device.type == "cpu" else "its datasheet's"
+    if asked.tflops:
+        peak, whose = asked.tflops * 1e12, "--plan.tflops"
+    rate = f"{peak / 1e12:.4g} TFLOP/s in {dtype} ({whose})" if peak else f"a peak in {dtype} that is not known"
+    return Machine(f"{ranks} of {gib:.4g} GiB and {rate}", gib * GIB, peak)
+
+
+def first_steps(config: Config, data: Dataset | None, ranks: int) -> list[list[Work]]:
+    """The micro-batches of the first steps, of all ranks."""
+    batches: list[list[HasLengths]] = [assumed_groups(config, config.train.batch_size)]
+    if data is not None:
+        batches = [[data.groups[i] for i in data.global_batch(step)] for step in range(min(data.steps, SAMPLED))]
+    share = data is None or data.share
+    limits = config.train.micro_batch_size, config.train.micro_batch_tokens
+    steps = []
+    for groups in batches:
+        sizes = [Work.of([group], share).tokens for group in groups]
+        chunks = [chunk for rank in range(ranks) for chunk, _ in split_batch(sizes, rank, ranks, *limits)]
+        steps.append([Work.of([groups[position] for position in chunk], share) for chunk in chunks])
+    return steps
