@@ -37,6 +37,11 @@ from align.sections import (
 )
 from align.tracker import check_tracker
 
+# what a flag may write a number as: int() and float() also take digits of other scripts, and 1_000
+NUMBERS: dict[Any, re.Pattern[str]] = {
+    int: re.compile(r"[+-]?[0-9]{1,19}"),
+    float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|-inf|nan"),
+}
 PACKAGE = Path(__file__).resolve().parent
 # an install has them inside the package, a checkout beside it
 CONFIGS = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
@@ -56,11 +61,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if where.startswith("--") and isinstance(value, str):  # flags are text; a TOML string is never taken for a number
         if kind is bool and value.lower() in ("true", "false"):
             return value.lower() == "true"
-        if kind in (int, float):
-            try:
-                return kind(value)
-            except ValueError:
-                pass
+        if kind in NUMBERS and NUMBERS[kind].fullmatch(value):
+            return kind(value)
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[kind]
     raise UserError(f"{where} must be {wanted}, not {value!r}")
 
@@ -139,6 +141,8 @@ def _read_flags(argv: list[str]) -> dict[str, Any]:
         if not word.startswith("--"):
             raise UserError(f"unexpected argument {word!r}; every setting is a flag, such as --loss nca")
         name, equals, value = word[2:].partition("=")
+        if equals and not value:
+            raise UserError(f"--{name} needs a value")
         if name in SWITCHES:
             if equals:
                 raise UserError(f"--{name} is a switch and takes no value")

@@ -28,6 +28,7 @@ FREE_KEYS = (
 )
 # what earlier versions called something else
 RETIRED = {"parallel.activation_checkpointing": "parallel.checkpointing; write full for true, none for false"}
+MAX_STEPS = 10**9
 MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
 
 
@@ -97,7 +98,7 @@ class ReferenceSection:
 
 @dataclass
 class TrainSection:
-    steps: int = key(0, "optimizer steps; 0: as many as --train.epochs takes", at_least=0)
+    steps: int = key(0, "optimizer steps; 0: as many as --train.epochs takes", at_least=0, at_most=MAX_STEPS)
     epochs: float = key(1.0, "passes over the data, where steps is 0", above=0, below=math.inf)
     batch_size: int = key(32, "prompts per optimizer step, over all ranks", at_least=1)
     micro_batch_tokens: int = key(
@@ -217,6 +218,8 @@ def check_bounds(config: Config) -> None:
     for name in (*SECTIONS, *(["plan"] if config.plan else [])):
         for f in fields(getattr(config, name)):
             value, hint = getattr(getattr(config, name), f.name), f.metadata.get("hint")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise UserError(f"{name}.{f.name} must be below 2^63")
             for words, bound in f.metadata.get("bounds", {}).items():
                 if not BOUNDS[words](value, bound):  # NaN is beyond every bound
                     wanted = f"{words.replace('_', ' ')} {bound}"

@@ -14,7 +14,7 @@ from align.data.tokenizer import Tokenizer
 from align.errors import UserError
 from align.losses import FITS, Loss
 from align.parallel import World
-from align.sections import Config
+from align.sections import MAX_STEPS, Config
 
 # of the tokens: less does not pay for looking up a prompt's keys again
 WORTH_SHARING = 0.05
@@ -40,7 +40,10 @@ def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World)
         if len(held_out) < world.size:
             raise UserError(f"{config.data.eval_path}: {len(held_out)} rows for {world.size} ranks; give one for each")
         groups.extend(held_out)
-    steps = config.train.steps or math.ceil(config.train.epochs * n / config.train.batch_size)
+    epochs = config.train.epochs
+    if not config.train.steps and epochs * n / config.train.batch_size > MAX_STEPS:
+        raise UserError(f"train.epochs {epochs:g}: of {n} prompts they are more than {MAX_STEPS:,} steps; lower it")
+    steps = config.train.steps or math.ceil(epochs * n / config.train.batch_size)
     if config.reference.mode == "moving" and config.reference.every >= steps:
         raise UserError(
             f"reference.every {config.reference.every}: in {steps} steps the reference would never move; lower it"

@@ -60,6 +60,35 @@ def test_unknown_and_ill_typed_keys(refused, tmp_path):
     assert "No such file" in refused("--config", tmp_path / "absent.toml")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--train.steps", "٣", "must be a whole number, not '٣'"),
+        ("--train.steps", "1_000", "must be a whole number"),
+        ("--train.steps", "1000000000000", "train.steps must be at most 1000000000"),
+        ("--train.batch_size", "18446744073709551616", "--train.batch_size must be a whole number"),
+        ("--train.micro_batch_tokens", "9999999999999999999", "train.micro_batch_tokens must be below 2^63"),
+        ("--optim.lr", "１e-3", "must be a number"),
+        ("--optim.lr", "nan", "optim.lr must be at least 0, not nan"),
+        ("--optim.lr", "inf", "optim.lr must be at most"),
+        ("--train.epochs", "inf", "train.epochs must be below inf"),
+        ("--loss.beta", "inf", "loss.beta must be a finite number"),
+        ("--loss.beta", "nan", "loss.beta must be greater than 0, not nan"),
+        ("--loss=", None, "--loss needs a value"),
+        ("--train.steps=", None, "--train.steps needs a value"),
+    ],
+)
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+def test_numbers_that_are_none(refused, flag, value, said, plan):
+    assert said in refused(*([flag] if value is None else [flag, value]), *plan)
+
+
+def test_more_epochs_than_ever_end(refused):
+    assert "train.epochs 1e+12: of 4 prompts they are more than 1,000,000,000 steps; lower it" in refused(
+        "--train.epochs", "1e12", rows=[{**ROW, "prompt": f"Say {i}."} for i in range(4)]
+    )
+
+
 def test_values_that_cannot_be(refused, tmp_path):
     assert "attention_impl varlen needs a GPU" in refused("--model.attention_impl", "varlen")
     assert "train.seed must be at least 0" in refused("--train.seed", "-1")

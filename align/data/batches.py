@@ -166,6 +166,8 @@ class Dataset:
 
     def visited(self) -> set[int]:
         """Every prompt that the run will look at."""
+        if self.steps * self.batch_size >= self.n_train:  # an epoch has them all
+            return set(range(len(self.groups)))
         return {i for step in range(self.steps) for i in self.global_batch(step)} | set(self.held_out)
 
     @property
