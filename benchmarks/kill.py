@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from align import command
 from align.evals.report.curves import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,4 +164,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    command.run(main)
