@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from kernels.pointwise import swiglu  # noqa: E402
-from kernels.tools import traffic  # noqa: E402
+from kernels.pointwise import swiglu
+from kernels.tools import traffic
 
 
 def test_the_model_counts_what_operations_read_and_write():
