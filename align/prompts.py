@@ -6,6 +6,7 @@ from typing import Any
 
 from align.data.formats import EMPTY_TURN, UNREADABLE, parse
 from align.data.messages import BadRow, is_dialogue, without_nulls
+from align.data.rows import describe
 from align.data.templates import dialogue_messages
 from align.errors import UserError, one_line
 from align.evals.files import read_file
@@ -48,6 +49,8 @@ def read_prompts(path: str | Path, column: str = "") -> tuple[list[dict[str, Any
         if "expected" in row:
             carried["expected"] = expected(row["expected"], where)
         prompts[name] = {"id": name, "prompt": prompt, **carried}
+    if not prompts:
+        raise UserError(f"{path}: no row asks anything, {describe(left_out)}")
     return list(prompts.values()), left_out
 
 

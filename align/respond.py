@@ -23,7 +23,7 @@ from align.evals.files import read_text
 from align.evals.flags import Parser, check_sampling
 from align.evals.models import find_model, load_candidate
 from align.evals.run import check_responses, item_records, task_of
-from align.evals.scoring.judging import judge_records, judge_spec
+from align.evals.scoring.judging import Judge, judge_records, judge_spec
 from align.evals.store import CHUNK, digest
 from align.evals.suites import Benchmark
 from align.files import kind_of
@@ -57,35 +57,28 @@ def respond(options: argparse.Namespace, world: World) -> str:
         max_new_tokens=options.max_new_tokens,
     )
     spec = judge_spec(options.judge, [benchmark], options, world)
-    benchmark.items = [asked(prompt, sample, system) for prompt in prompts for sample in range(options.k)]
+    given = [prompt for prompt in prompts for _ in range(options.k)]
+    benchmark.items = [asked(prompt, i % options.k, system) for i, prompt in enumerate(given)]
     task = task_of(model, benchmark, options)
-    run = digest(spec.key(task), options.k)
+    about = {"run": digest(spec.key(task), options.k)} | ({"system": system} if system else {})
 
     file = options.output
     size = max(1, CHUNK // options.k) * options.k  # a prompt's samples stay together
-    known = written(file, run)
-    done = known if known == len(task.items) else known // size * size
+    known = written(file, about["run"])
+    done = known if known == len(given) else known // size * size
     world.barrier()
     if world.main:
         keep(file, done)
-    if done < len(task.items):
+    if done < len(given):
         loaded, judge = load_candidate(model, options, world), spec.load()
-        for start in tqdm(
-            range(done, len(task.items), size), "responds", unit="chunk", disable=not world.main, mininterval=0.5
-        ):
-            records = item_records(loaded, task, task.items[start : start + size], options, world)
-            # the prompt as it was given: what is judged is the response to it, whatever else the model was told
-            given = [prompts[(start + i) // options.k] for i in range(len(records))]
-            records = [record | prompt for record, prompt in zip(records, given, strict=True)]
-            verdicts = judge_records(judge, records, world)
+        starts = range(done, len(given), size)
+        for start in tqdm(starts, "responds", unit="chunk", disable=not world.main, mininterval=0.5):
+            part = slice(start, start + size)
+            records = item_records(loaded, task, task.items[part], options, world)
+            lines = lines_of(records, given[part], judge, world)
             if world.main:
-                about = {"run": run} | ({"system": system} if system else {})
-                lines = [
-                    about | prompt | {"sample": record["sample"]} | line(record, verdict)
-                    for prompt, record, verdict in zip(given, records, verdicts, strict=True)
-                ]
                 with file.open("a", encoding="utf-8") as stream:
-                    stream.write("".join(json.dumps(one) + "\n" for one in lines))
+                    stream.write("".join(json.dumps(about | one) + "\n" for one in lines))
     world.barrier()
     records = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
     check_responses(task, records)
@@ -98,13 +91,20 @@ def asked(prompt: dict[str, Any], sample: int, system: str) -> dict[str, Any]:
     return prompt | {"prompt": chat, "id": f"{digest(chat)}:{sample}", "sample": sample}
 
 
-def line(record: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
-    """What a line of the file says of a response; of one that failed, why."""
-    if "error" in record:
-        return {"error": record["error"]}
-    response, finish = record["response"], record["finish"]
-    broken = degenerate(response, finish)
-    return {"response": response, "finish": finish, "degenerate": broken, "verdict": verdict}
+def lines_of(
+    records: list[dict[str, Any]], given: list[dict[str, Any]], judge: Judge, world: World
+) -> list[dict[str, Any]]:
+    """A chunk's lines. What is judged is a response to the prompt as it was given, whatever else the model was told."""
+    records = [record | prompt for record, prompt in zip(records, given, strict=True)]
+    lines = []
+    for record, prompt, verdict in zip(records, given, judge_records(judge, records, world), strict=True):
+        line = prompt | {"sample": record["sample"]}
+        if "error" in record:
+            lines.append(line | {"error": record["error"]})
+            continue
+        said = {key: record[key] for key in ("response", "finish")}
+        lines.append(line | said | {"degenerate": degenerate(*said.values()), "verdict": verdict})
+    return lines
 
 
 def system_text(given: str) -> str:

@@ -87,6 +87,12 @@ def test_a_row_that_asks_nothing_is_named(write, row, column, said):
     assert line.startswith(f"{file}:2: ") and said in line
 
 
+def test_a_file_that_asks_nothing_is_named(write):
+    row = {"chosen": "\n\nHuman: a\n\nAssistant:", "rejected": "\n\nHuman: a\n\nAssistant: b"}
+    line = refuse(read_prompts, write("p.jsonl", row) / "p.jsonl")
+    assert line.endswith("p.jsonl: no row asks anything, 1 dropped (1 dialogue ends with an empty turn)")
+
+
 @pytest.mark.parametrize("name", ["none.txt", "folder", "p.docx"])
 def test_no_file_of_prompts(write, name):
     folder = write("p.docx", "x")

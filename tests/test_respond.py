@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import MODEL, refuse
+from conftest import MODEL, refuse, run_ranks
 
 from align import respond
 from align.judges.safety import safety
@@ -61,6 +61,20 @@ def test_a_killed_run_goes_on_to_the_same_file(ask, tmp_path, bytes_left, monkey
     monkeypatch.setattr(respond, "load_candidate", None)
     ask()
     assert (tmp_path / "out.jsonl").read_bytes() == whole
+
+
+def write_file(world, words):
+    respond.respond(respond.read_flags(words), world)
+
+
+@pytest.mark.slow
+def test_two_ranks_write_the_file_of_one(tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    words = ["--model", str(MODEL), "--prompts", str(tmp_path / "prompts.txt"), "--k", "2", "--max_new_tokens", "8"]
+    files = [tmp_path / name for name in ("one.jsonl", "two.jsonl")]
+    for ranks, file in enumerate(files, start=1):
+        run_ranks(write_file, ranks, [*words, "--output", str(file)])
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_file_of_something_else_is_left_alone(ask, tmp_path):
