@@ -39,7 +39,7 @@ from align.tracker import check_tracker
 
 # what a flag may write a number as: int() and float() also take digits of other scripts, and 1_000
 NUMBERS: dict[Any, re.Pattern[str]] = {
-    int: re.compile(r"[+-]?[0-9]{1,19}"),
+    int: re.compile(r"[+-]?[0-9]{1,200}"),
     float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|-inf|nan"),
 }
 PACKAGE = Path(__file__).resolve().parent

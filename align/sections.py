@@ -218,12 +218,12 @@ def check_bounds(config: Config) -> None:
     for name in (*SECTIONS, *(["plan"] if config.plan else [])):
         for f in fields(getattr(config, name)):
             value, hint = getattr(getattr(config, name), f.name), f.metadata.get("hint")
-            if isinstance(value, int) and abs(value) >= 2**63:
-                raise UserError(f"{name}.{f.name} must be below 2^63")
             for words, bound in f.metadata.get("bounds", {}).items():
                 if not BOUNDS[words](value, bound):  # NaN is beyond every bound
                     wanted = f"{words.replace('_', ' ')} {bound}"
                     raise UserError(f"{name}.{f.name} must be {wanted}, not {value}{hint and f'; {hint}'}")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise UserError(f"{name}.{f.name} must be below 2^63")
 
 
 def settle_length(data: DataSection, context: int) -> None:
