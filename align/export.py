@@ -63,7 +63,9 @@ def gather_trained(model: Decoder, source: Path, world: World) -> Gather:
     def whole(param: nn.Parameter) -> Tensor:
         if param not in names:
             return gather(param)
-        return read(names[param], 0, len(param)) if world.main else torch.zeros(param.shape, dtype=param.dtype)
+        if world.main:
+            return read(names[param], 0, len(param)).to(param.device)
+        return torch.zeros(param.shape, device=param.device)  # this rank writes nothing, and need not read it
 
     return whole
 

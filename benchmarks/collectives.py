@@ -21,6 +21,7 @@ import torch
 import torch.multiprocessing
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from align import command
 from align.logps import response_logps
 from align.models import Decoder, build_model
 from align.models.falcon import FalconConfig
@@ -139,7 +140,7 @@ def planned() -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.collectives", description=__doc__.splitlines()[0])
     parser.add_argument("--output", metavar="FILE", type=Path, help="the record; default: a new one of today")
     parser.add_argument("--table", metavar="FILE", type=Path, help="print a record's tables, and run nothing")
@@ -164,4 +165,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -21,11 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from align import command
 from align.evals.report.curves import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 12
-NOT_A_RESULT = ("seconds", "tokens_per_second", "peak_memory_mib")
+NOT_A_RESULT = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 # what is there once the moment has come; the step and the pause after it are drawn
 MOMENTS: dict[str, Callable[[Path, int], bool]] = {
     "loading": lambda out, step: True,
@@ -53,10 +54,10 @@ def lines(out: Path) -> int:
 
 
 def start(out: Path, ranks: int, *more: str) -> subprocess.Popen:
+    """train.py in processes of its own; more: flags, the last of which win."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     flags = ["--config", "tiny", "--output", str(out), "--train.steps", str(STEPS), "--train.checkpoint_every", "3"]
-    # by its path: no tables of what it responds are asked for
-    flags += ["--model", "runs/tiny-base", "--reference.cache", str(out.parent / "cache"), *more]
+    flags += ["--train.batch_size", "8", "--reference.cache", str(out.parent / "cache"), *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / "train.py"), *flags],
@@ -97,9 +98,9 @@ def kill(process: subprocess.Popen, victim: str, ranks: int) -> list[int]:
     return everyone[1:]
 
 
-def case(out: Path, ranks: int, moment: str, victim: str, step: int, pause: float, truth: Any) -> str:
+def case(out: Path, flags: list[str], ranks: int, moment: str, victim: str, step: int, pause: float, truth: Any) -> str:
     """Start, kill, resume: what differs from the run that was never killed, empty where nothing does."""
-    process = start(out, ranks)
+    process = start(out, ranks, *flags)
     while process.poll() is None and not MOMENTS[moment](out, step):
         time.sleep(0.001)
     time.sleep(pause)
@@ -109,7 +110,7 @@ def case(out: Path, ranks: int, moment: str, victim: str, step: int, pause: floa
         if time.monotonic() > deadline:
             return f"orphans {left} go on"
         time.sleep(0.05)
-    if problem := finish(out, ranks, "--resume"):
+    if problem := finish(out, ranks, *flags, "--resume"):
         return problem
     (metrics, weights), (wanted, bytes_wanted) = results(out), truth
     if metrics != wanted:
@@ -133,13 +134,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--model", default="runs/tiny-base", help="default: the toy world's base, trained where missing"
+    )
+    parser.add_argument("--data", default="tiny:pairs")
     options = parser.parse_args(argv)
-    bad = 0
+    # the base by its path: with tiny:base a run ends with a table of what its model responds
+    flags, bad, truths = ["--model", options.model, "--data", options.data], 0, {}
     with tempfile.TemporaryDirectory() as place:
-        truths = {}
-        if not Path("runs/tiny-base").exists() and (
-            problem := finish(Path(place) / "base" / "out", 1, "--model", "tiny:base")
-        ):
+        missing = options.model == "runs/tiny-base" and not Path(options.model).exists()
+        if missing and (problem := finish(Path(place) / "base" / "out", 1, "--model", "tiny:base")):
             raise SystemExit(f"the base model: {problem}")
         print(
             f"seed {options.seed}\n{'':>4} {'ranks':>5}  {'victim':<9} {'moment':<10} {'step':>4} {'s after':>8}  outcome"
@@ -147,11 +151,11 @@ def main(argv: list[str]) -> int:
         for i, (ranks, moment, victim, step, pause) in enumerate(plan(options.kills, random.Random(options.seed)), 1):
             if ranks not in truths:
                 whole = Path(place) / f"whole-{ranks}" / "out"
-                if problem := finish(whole, ranks):
+                if problem := finish(whole, ranks, *flags):
                     raise SystemExit(f"the run that is not killed: {problem}")
                 truths[ranks] = results(whole)
             out = Path(place) / f"case-{i}" / "out"
-            problem = case(out, ranks, moment, victim, step, pause, truths[ranks])
+            problem = case(out, flags, ranks, moment, victim, step, pause, truths[ranks])
             bad += bool(problem)
             outcome = problem or "to the bit"
             print(f"{i:>4} {ranks:>5}  {victim:<9} {moment:<10} {step:>4} {pause:>8.3f}  {outcome}", flush=True)
@@ -160,4 +164,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    command.run(main)

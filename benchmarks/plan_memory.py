@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from align import command
 from align.kernels import hardware
 from align.models import FalconConfig, LlamaConfig, build_model, init_weights, save_model
 from benchmarks import records
@@ -116,7 +117,7 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan_memory", description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"these alone, of: {'; '.join(CASES)}")
     parser.add_argument("--output", metavar="FILE", type=Path, help="the record; default: a new one of today")
@@ -139,4 +140,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -9,12 +9,10 @@ Each line that begins with $ is a command that does the same by hand.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import train
-from align import pairs, respond
-from align.command import attempt
+from align import command, pairs, respond
 from align.config import load_config
 from align.files import write_text
 from align.parallel import distributed
@@ -76,14 +74,14 @@ def shown(command: str, words: list) -> list[str]:
     return [str(word) for word in words]
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rounds", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=Path("runs") / "rounds", metavar="DIR", help="default runs/rounds"
     )
     args = parser.parse_args(argv)
-    return attempt(lambda: print(f"\n{rounds(args.output)}", flush=True))
+    return command.attempt(lambda: print(f"\n{rounds(args.output)}", flush=True))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

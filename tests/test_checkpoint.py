@@ -18,7 +18,7 @@ from align.files import read_json
 from align.parallel import World
 
 ALONE = World(0, 1, torch.device("cpu"))
-NOT_A_RESULT = ("seconds", "tokens_per_second", "peak_memory_mib")
+NOT_A_RESULT = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ OVERLONG = ("drop", "error", "truncate")
 MIN_PROMPT = 8
 # rows encoded at a time: enough to be fast, few enough that their encodings do not pile up
 BLOCK = 1024
-_NUMBER = re.compile(r"(?:[1-9]\d{0,17})?\Z", re.ASCII)  # at the end of "file.jsonl:12"
+_NUMBER = re.compile(r"(?:[1-9]\d{0,8})?\Z", re.ASCII)  # at the end of "file.jsonl:12"
 
 
 class TokenIds:
@@ -93,7 +93,7 @@ class Groups(Sequence[Group]):
         self.ids, self.ends = array("i"), array("q", [0])  # each prompt and response begins where another ends
         self.scores, self.labels = array("d"), array("b")
         self.files: dict[str, int] = {}
-        self.rows = array("q")  # (file, number) of each group
+        self.rows = array("i")  # (file, number) of each group
         self.extend(groups)
 
     def extend(self, groups: Iterable[Group]) -> None:

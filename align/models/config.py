@@ -10,6 +10,8 @@ from torch import Tensor
 from align.errors import UserError
 
 REQUIRED = object()
+# more than any model has: a config is checked before a module is made of it, and a module of 10^12 layers never is
+MOST_LAYERS, MOST, MOST_FLOAT = 1000, 2**24, 10**12
 
 
 class Fields:
@@ -31,6 +33,9 @@ class Fields:
                 kind, kind.__name__
             )
             raise UserError(f"{self.file}: {key} must be {wanted}, not {value!r}")
+        most = MOST_FLOAT if kind is float else MOST_LAYERS if key.endswith("layers") else MOST
+        if kind in (int, float) and not value <= most:
+            raise UserError(f"{self.file}: {key} is above {most:,.0f}, and no model's is")
         return kind(value)
 
     def only(self, key: str, supported: tuple, default: Any) -> None:
@@ -114,6 +119,8 @@ def check_common(fields: Fields, architectures: tuple[str, ...]) -> None:
             raise UserError(
                 f"{fields.file}: architectures {name!r} is not supported; it can be {', '.join(architectures)}"
             )
+    for key in ("max_position_embeddings", "n_positions"):
+        fields.get(key, int, None)
     for key in ("torch_dtype", "dtype"):
         fields.only(key, ("float32", "bfloat16", "float16", "float64"), "float32")
     if fields.raw.get("quantization_config"):

@@ -5,7 +5,7 @@ python -m align.plan
 
 import torch
 
-from align.command import run
+from align import command
 from align.config import CONFIGS, load_config
 from align.losses import build_loss
 from align.parallel import World
@@ -47,4 +47,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

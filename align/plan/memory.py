@@ -1,13 +1,12 @@
 """Bytes that a rank holds at its fullest moment, by kind.
 
-Held throughout, sharded over the ranks: what is trained in float32 with AdamW's two moments, what is frozen in the dtype of
-compute. A micro-batch adds what its forward keeps for backward, one number for each token and feature, and the head's
-working memory. Two moments can be the fullest. Backward begins: all activations are there, and of the gradients those of
-the micro-batches before this one, and the head's, whose memory the forward has used. Backward ends: all gradients are
-there, and of the activations one block's.
+Held throughout, sharded over the ranks: what is trained in float32, with AdamW's two moments, and what is frozen in the
+dtype of compute. A micro-batch adds what its forward keeps for backward, and the head's working memory. Two moments can
+be the fullest. Backward begins: all activations are there, the gradients of the micro-batches before this one, and the
+head's, whose memory the forward has used. Backward ends: all gradients are there.
 """
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
 import torch
 
@@ -56,15 +55,18 @@ def kept_by_block(setup: Setup, work: Work, checkpointing: str) -> int:
         return work.tokens * d * size + attended
     # rows of queries, keys and values; the masks of responses, or, for ALiBi, the weights of prompts
     rows = (work.queries * queries + 2 * work.keys * keys) * size
-    rows += work.masked * 4 if model.rope else work.causal * model.num_heads * size
+    rows += size * (work.masked if model.rope else work.causal * model.num_heads)
     if isinstance(model, FalconConfig):
         # what each norm reads and returns, attention's output in the order of the stream, the MLP before and after GELU
-        each = {0: 4, 1: 2, 2: 3}[model.norms] * d + queries + 2 * f
+        each = size * ({0: 4, 1: 2, 2: 3}[model.norms] * d + queries + 2 * f)
     else:
-        # an RMSNorm also keeps its input over its norm; SwiGLU its gate before and after, and what it multiplies
-        each = 6 * d + queries + 4 * f
-    each += sum(linear.rank for linear in setup.linears)  # what an adapter's A returns
-    return attended + rows + work.tokens * each * size
+        # an RMSNorm keeps its input in float32, that over its norm, and what it returns; SwiGLU its gate before and
+        # after, and what it multiplies
+        each = 2 * (4 + 2 * size) * d + size * (queries + 4 * f)
+    if model.rope and size < 4:
+        each += 4 * model.head_dim * size  # the tables of positions, once for queries and once for keys
+    each += size * sum(linear.rank for linear in setup.linears)  # what an adapter's A returns
+    return attended + rows + work.tokens * each
 
 
 def passing_by(setup: Setup, work: Work) -> int:
@@ -133,7 +135,13 @@ def gathered(setup: Setup) -> int:
 
 
 def with_slack(setup: Setup, moment: Memory) -> Memory:
-    return moment
+    """On a GPU a twentieth of what comes and goes, for an allocator's gaps, and a GiB for CUDA's and NCCL's own.
+
+    An allowance, not a measurement. On a CPU the run held what was counted (docs/scaling.md).
+    """
+    if setup.device == "cpu":
+        return moment
+    return replace(moment, slack=(moment.activations + moment.head + moment.gathered) // 20 + 2**30)
 
 
 def largest_tokens(setup: Setup, work: Work, room: float, accumulates: bool = True) -> int:

@@ -7,6 +7,7 @@ are in the dtype of compute. With each prompt once for all its responses, and wi
 import torch
 from torch import Tensor
 
+from align import command
 from align.models.attention import Attend, OfStream, Varlen
 from align.models.config import DecoderConfig
 from align.stream import Stream, stream_of
@@ -73,11 +74,11 @@ def one(
     )
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     config = models.config("11b", 1)
     for share in (True, False):
         part.attempt(f"{'shared' if share else 'repeated'} prompts", compare, config, share, need=6)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from align import command
 from benchmarks import records
 from benchmarks.step import cases, peak
 from kernels.machine import hardware
@@ -159,7 +160,7 @@ def versions_of(trl: str) -> dict[str, str]:
     return dict(zip(("its torch", "trl", "transformers"), found.stdout.split(), strict=True))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
     parser.add_argument("--trl", default="", metavar="PYTHON", help="the interpreter of an environment with trl")
     parser.add_argument(
@@ -223,4 +224,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -1,10 +1,10 @@
 """One run of train.py in this process: `python -m benchmarks.step.ours RESULT.json --FLAG VALUE ...`."""
 
 import json
-import sys
 from pathlib import Path
 
 import train
+from align import command
 
 
 def resident_mib() -> float:
@@ -13,7 +13,8 @@ def resident_mib() -> float:
     return float(status.partition("VmRSS:")[2].split()[0]) / 2**10
 
 
-def main(result: str, flags: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    result, *flags = argv
     baseline = resident_mib()
     status = train.main(flags)
     if status == 0:
@@ -27,4 +28,4 @@ def main(result: str, flags: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    command.run(main)

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from conftest import MODEL
 
 from benchmarks import kill
 
@@ -15,8 +16,8 @@ def test_the_whole_plan_has_every_moment_with_every_victim():
 
 
 @pytest.mark.slow
-def test_four_kills(capsys):
+def test_four_kills(pairs_file, capsys):
     seed = random.randrange(2**32)
-    status = kill.main(["--kills", "4", "--seed", str(seed)])
+    status = kill.main(["--kills", "4", "--seed", str(seed), "--model", str(MODEL), "--data", str(pairs_file)])
     print(capsys.readouterr().out)
     assert status == 0, f"seed {seed}"

@@ -247,3 +247,51 @@ def write_metrics(folder: Path | None, model: str, m: int) -> str | None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(lines) + '\n{"step": 401, "lo', encoding="utf-8")
     return str(file)
+
+
+def demo(**changes):
+    """Two models with the figures of `make demo`, as results."""
+    about = {
+        "plain": ("safe", "safety", 84.2, 100.0, 1e-4),
+        "adversarial": ("safe", "safety", 19.2, 100.0, 1e-20),
+        "chores": ("helpful", "over-refusal", 100.0, 0.0, 1e-30),
+        "sums": ("exact", "capability", 100.0, 74.2, 1e-8),
+    }
+    made = {
+        "version": 1,
+        "settings": {},
+        "models": [{"name": name, "path": name, "parameters": 1, "metrics": None} for name in ("base", "nca")],
+        "benchmarks": [],
+        "scores": [],
+        "summaries": [],
+        "comparisons": [],
+        "agreements": [],
+        "records": {},
+    }
+    for name, (metric, axis, before, after, p) in about.items():
+        described = {metric: {"title": metric, "unit": "%", "better": "higher", "axis": axis}}
+        made["benchmarks"].append(
+            {"name": name, "suite": "tiny", "title": name, "kind": "generate", "n": 120}
+            | {"judges": ["rules"], "metrics": described}
+        )
+        for model, value in (("base", before), ("nca", after)):
+            made["scores"].append(
+                {"model": model, "benchmark": name, "metric": metric, "group": None, "value": value}
+                | {"low": value, "high": value, "n": 120, "failed": 0}
+            )
+        made["comparisons"].append(
+            {"model": "nca", "against": "base", "benchmark": name, "metric": metric, "p": p, "n": 120}
+            | {"difference": after - before, "low": 0.0, "high": 0.0}
+        )
+    for model, value in (("base", 51.7), ("nca", 100.0)):
+        made["summaries"].append(
+            {
+                "name": "global",
+                "title": "global safety (mean of two)",
+                "unit": "%",
+                "better": "higher",
+                "axis": "safety",
+            }
+            | {"model": model, "value": value, "low": value, "high": value}
+        )
+    return made | changes

@@ -17,9 +17,9 @@ from align.models import (
     own_weights,
     read_config,
     save_model,
-    stream_of_rows,
 )
 from align.models.lora import TARGETS, merged
+from align.stream import stream_of_rows
 
 FAMILIES = [
     "falcon_7b",

@@ -44,21 +44,32 @@ def kept_bytes(run, others):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("share", [True, False])
-def test_what_a_block_keeps(name, share):
+@pytest.mark.parametrize("share, dtype", [(True, torch.float32), (False, torch.float32), (True, torch.bfloat16)])
+def test_what_a_block_keeps(name, share, dtype):
     config = CONFIGS[name]
     model = build_model(config)
     init_weights(model, 0)
+    model.to(dtype)
     stream = stream_of(GROUPS, share)
     cos_sin = rotary(config.rope, config.head_dim, stream.positions)
     attend = model.attend(stream)
     of_stream = [tensor for rows in attend.rows for tensor in rows if tensor is not None]
-    x = torch.randn(1, len(stream.ids), config.hidden_size, requires_grad=True)
+    x = torch.randn(1, len(stream.ids), config.hidden_size, dtype=dtype, requires_grad=True)
     others = [*model.parameters(), *cos_sin, *of_stream, stream.slots]
     found = kept_bytes(lambda: model.blocks[0](x, cos_sin, attend), others)
     work = Work.of([Lengths(len(prompt), [len(r) for r in responses]) for prompt, responses in GROUPS], share)
-    statistics = {"llama": 2, "11b": 2, "7b": 2}.get(name, 4) * 4 * work.tokens  # of norms, a number a token each
-    assert found == kept_by_block(Setup(config), work, "none") + statistics
+    # numbers of a norm for each token, in float32 or in bfloat16
+    statistics = {"llama": 2, "11b": 2, "7b": 2}.get(name, 4) * 4 * work.tokens
+    rel = 0 if dtype == torch.float32 else 0.01
+    assert found == pytest.approx(kept_by_block(Setup(config, dtype=dtype), work, "none") + statistics, rel=rel, abs=0)
+
+
+@pytest.mark.parametrize("name", ["11b", "llama"])
+def test_what_a_block_with_adapters_keeps(name):
+    """Every matrix then has one, reads what it read, and keeps what its A returns."""
+    dense, adapted = (kept_by_block(Setup(CONFIGS[name], lora_rank=rank), WORK, "none") for rank in (0, 3))
+    matrices = {"11b": 4, "llama": 7}[name]
+    assert adapted - dense == matrices * 3 * WORK.tokens * 4
 
 
 def test_a_stream_is_laid_out_as_it_is_counted():
