@@ -1,5 +1,7 @@
 """Rounds on the toy world: a model responds, its own responses become pairs, it learns from them, and again.
 
+A few steps on pairs that others wrote come first.
+
     python -m benchmarks.rounds [--output DIR]        # two rounds; stopped at any moment, it goes on
 
 Each line that begins with $ is a command that does the same by hand.
@@ -17,9 +19,8 @@ from align.parallel import distributed
 from align.tiny.evaluate import MAX_NEW_TOKENS, evaluate
 from align.tiny.paths import resolve_path, toy_world_folder
 
-ROUNDS = 2
+ROUNDS, START = 2, 4  # steps of the start, on pairs that others wrote
 PROMPTS, SAMPLES = 400, 8  # of a round, whose prompts no other has
-TEMPERATURE = 1.5  # at 1 the base model says nearly always the same, and a pair takes two responses
 BATCH, EPOCHS = 16, 2
 SHOWN = {
     "safety/plain": "safety, plain",
@@ -34,26 +35,33 @@ def rounds(output: Path) -> str:
     """The table of all models, the base first."""
     with distributed() as world:
         model = resolve_path("tiny:base", world, train.train)
-        asked = Path(resolve_path("tiny:pairs", world, train.train)).read_text(encoding="utf-8").splitlines()
-        asked = list(dict.fromkeys(json.dumps({"prompt": json.loads(row)["prompt"]}) for row in asked))
+        others = resolve_path("tiny:pairs", world, train.train)
+        asked = [json.dumps({"prompt": json.loads(row)["prompt"]}) for row in Path(others).read_text().splitlines()]
+        asked = list(dict.fromkeys(asked))
         rows = [("the base model", evaluate(model, toy_world_folder()))]
         output.mkdir(parents=True, exist_ok=True)
+
+        def learn(name: str, model: str, data: str | Path, *flags: object) -> str:
+            words = ["--config", "tiny", "--loss", "nca", "--model", model, "--data", data, *flags]
+            config = load_config(shown("train.py", [*words, "--output", output / name.replace(" ", "-")]))
+            config.resume = True
+            folder = str(train.train(config, world))
+            rows.append((f"after {name}", evaluate(folder, toy_world_folder())))
+            return folder
+
+        # the base says the same whenever it is asked; what it has just begun to learn it does now and then
+        model = learn("the start", model, others, "--train.steps", START)
         for number in range(1, ROUNDS + 1):
             prompts, said, made = (output / f"{kind}-{number}.jsonl" for kind in ("prompts", "responses", "pairs"))
             write_text(prompts, "\n".join(asked[PROMPTS * (number - 1) : PROMPTS * number]) + "\n")
-            asking = ["--model", model, "--prompts", prompts, "--k", SAMPLES, "--temperature", TEMPERATURE]
-            asking += ["--judge", "rules", "--max_new_tokens", MAX_NEW_TOKENS, "--output", said]
+            asking = ["--model", model, "--prompts", prompts, "--k", SAMPLES, "--judge", "rules"]
+            asking += ["--max_new_tokens", MAX_NEW_TOKENS, "--output", said]
             print(respond.respond(respond.read_flags(shown("-m align.respond", asking)), world))
             print(pairs.make(pairs.read_flags(shown("-m align.pairs", [said, "--output", made]))))
-            flags = ["--config", "tiny", "--model", model, "--data", made, "--output", output / f"round-{number}"]
             count = len(made.read_text(encoding="utf-8").splitlines())
-            flags += ["--loss", "nca", "--train.batch_size", min(BATCH, count)]
-            flags += ["--train.steps", max(1, EPOCHS * count // BATCH)]
-            config = load_config(shown("train.py", flags))
-            config.resume = True
-            folder = train.train(config, world)
-            model = str(folder)
-            rows.append((f"after round {number}", evaluate(model, toy_world_folder())))
+            batch = min(BATCH, count)
+            steps = max(1, EPOCHS * count // batch)
+            model = learn(f"round {number}", model, made, "--train.batch_size", batch, "--train.steps", steps)
     width = max(len(name) for name, _ in rows)
     lines = [f"{'% of responses':{width}}" + "".join(f"{name:>20}" for name in SHOWN.values())]
     lines += [f"{name:{width}}" + "".join(f"{scores[key]:>20.1f}" for key in SHOWN) for name, scores in rows]

@@ -44,15 +44,16 @@ def test_a_round_goes_on_from_the_one_before(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rounds, "PROMPTS", 4)
     assert rounds.main(["--output", str(tmp_path / "out")]) == 0
     questions = [chat[0]["content"] for chat in chats]
-    assert asked == [("base", questions[:4]), (str(tmp_path / "model-1"), questions[4:8])]
-    assert [(model, batch, steps) for model, _, batch, steps in trained] == [
-        ("base", 4, 1),
-        (str(tmp_path / "model-1"), 4, 1),
-    ]
+    start, first = (str(tmp_path / f"model-{i}") for i in (1, 2))
+    assert asked == [(start, questions[:4]), (first, questions[4:8])]
+    assert [model for model, *_ in trained] == ["base", start, first]
+    assert trained[0][1:] == (str(rows), 32, rounds.START)
+    assert [Path(data).name for _, data, *_ in trained[1:]] == ["pairs-1.jsonl", "pairs-2.jsonl"]
+    assert [sizes for _, _, *sizes in trained[1:]] == [[4, 2], [4, 2]]
     said = capsys.readouterr().out
-    assert said.count("\n$ python ") == 6 and "4 prompts: 4 (100.0%) gave 4 pairs" in said
+    assert said.count("\n$ python ") == 7 and "4 prompts: 4 (100.0%) gave 4 pairs" in said
     assert [line.split("  ")[0] for line in said.splitlines()[-3:]] == [
-        "the base model",
+        "after the start",
         "after round 1",
         "after round 2",
     ]
