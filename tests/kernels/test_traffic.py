@@ -1,7 +1,10 @@
 """kernels.tools.traffic: the bytes that operations move, and which of them are worth a kernel."""
 
+import pytest
 import torch
 import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="triton is not installed")
 
 from kernels.pointwise import swiglu
 from kernels.tools import traffic
