@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from align.config import SECTIONS, Config
+from align.config import SECTIONS, Config, PlanSection
 from align.evals.suites import suite_names
 from align.judges.exact import EXACT_JUDGES
 from align.losses import LOSSES, loss_classes, loss_parameters
@@ -151,8 +151,8 @@ def test_losses_and_flags_exist(path):
     text = path.read_text(encoding="utf-8")
     for name in re.findall(r"--loss[ =]([a-z_0-9+]+)(?![a-z_0-9+:])", text):
         loss_classes(name)
-    config = Config()
-    keys = {f"{section}.{f.name}" for section in SECTIONS for f in fields(getattr(config, section))}
+    config = Config(plan=PlanSection())
+    keys = {f"{section}.{f.name}" for section in (*SECTIONS, "plan") for f in fields(getattr(config, section))}
     for name in LOSSES:
         keys |= {f"loss.{key}" for key in loss_parameters(name)} | {
             f"loss.{name}.{key}" for key in loss_parameters(name)

@@ -137,7 +137,7 @@ def gathered(setup: Setup) -> int:
 def with_slack(setup: Setup, moment: Memory) -> Memory:
     """On a GPU a twentieth of what comes and goes, for an allocator's gaps, and a GiB for CUDA's and NCCL's own.
 
-    An allowance, not a measurement. On a CPU the run held what was counted (docs/scaling.md).
+    An allowance, not a measurement. What a CPU's C library adds is in docs/scaling.md.
     """
     if setup.device == "cpu":
         return moment

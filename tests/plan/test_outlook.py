@@ -17,6 +17,7 @@ from align.plan.__main__ import table
 from align.plan.mends import mends
 from align.plan.outlook import look
 from align.plan.setup import Setup
+from benchmarks import plan_memory, records
 
 ROOT = Path(__file__).resolve().parents[2]
 # as their model cards and papers have it, in units of 10^9
@@ -130,3 +131,11 @@ def test_replicas_divide_the_gpus_that_are_planned_for():
     flags = ("--config", "falcon-11b", "--plan.gpus", "8", "--parallel.replicate")
     assert outlook(*flags, "2").setup.shards == 4
     assert "parallel.replicate 3 does not divide" in refuse(outlook, *flags, "3")
+
+
+def test_the_measured_table_is_the_record():
+    record = records.read(ROOT / "benchmarks" / "plan-memory-cpu-2026-11-26.json")
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    assert all(line in text for line in plan_memory.table(record).splitlines())
+    for row in record["numbers"]:
+        assert row["error_percent"] == pytest.approx(100 * (row["planned_mib"] / row["held_mib"] - 1), abs=0.1)
