@@ -101,10 +101,12 @@ def test_operations_are_those_of_the_products(monkeypatch):
     config = models.config("1.3B")
     model = steps.build_model(config, "meta")
     batch = models.pairs(config.vocab_size, prompts=3, length=10)
-    tokens, responses = 6 * 9, 6 * 5
+    # a prompt of 5, then 4 of the 5 tokens of each response, since the last predicts nothing
+    tokens, responses = 3 * (5 + 4 + 4), 6 * 5
     hidden, heads, kv, layers = 32, 4, 2, 2
     block = hidden * (heads + 2 * kv) * (hidden // heads) + hidden * hidden + 2 * hidden * 4 * hidden
-    attention = layers * 2 * hidden * 9 * tokens / 2 * 6  # two products over, on average, half of the tokens
+    seen = 3 * 5 * 5 / 2 + 6 * 4 * (5 + 4 / 2)  # pairs of tokens: on average half of a run's own, and all of its prompt
+    attention = layers * 2 * hidden * seen * 6  # two products, forward and twice backward
     expected = 6 * layers * block * tokens + attention + 6 * 512 * hidden * responses
     assert steps.operations(config, model, batch) * 1e12 == pytest.approx(expected)
 
