@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from align.models import FalconConfig, LlamaConfig, build_model, init_weights, stream_of
+from align.models import FalconConfig, LlamaConfig, build_model, init_weights
 from align.models.layers import rotary
 from align.plan.memory import kept_by_block, largest_tokens, memory
 from align.plan.setup import Setup
 from align.plan.shape import Lengths, Work
+from align.stream import stream_of
 
 SMALL = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 GROUPED = {"new_decoder_architecture": True, "num_kv_heads": 2}
