@@ -22,6 +22,11 @@ GOLDEN = ROOT / "tests" / "golden"
 MODEL = GOLDEN / "falcon2_11b_text"  # a tiny Falcon2 with a tokenizer and a chat template
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first, so that several workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def pairs_file(tmp_path):
     """23 preference pairs of uneven lengths."""
