@@ -198,7 +198,8 @@ def test_every_rank_refuses_a_weight_that_cannot_be_written(folder, tmp_path):
     done = run_train(*flags, "--model.save_dtype", "float16", ranks=2)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0 and len(errors) == 1 and "dense_h_to_4h.weight" in errors[0] and "float16" in errors[0]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoints", "config.toml", "metrics.jsonl"]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["checkpoints", "config.toml", "metrics.jsonl", "run.json"]
     done = run_train(*flags, "--model.save_dtype", "bfloat16", "--resume", ranks=2)
     assert done.returncode == 0, done.stderr
     written = load_file(tmp_path / "out" / "model" / "model.safetensors")

@@ -14,9 +14,9 @@ from loss_checks import check_loss, inputs
 from test_training import tiny  # noqa: F401, a fixture
 
 import train
-from align.checkpoint import to_toml
 from align.config import load_config
 from align.errors import UserError
+from align.files import to_toml
 from align.losses import build_loss, loss_parameters
 from align.losses.__main__ import main
 
