@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -102,4 +103,6 @@ def run_ranks(fn, size, *args):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (size, port, fn, args), nprocs=size)
+    # forked from a process that has imported what costs seconds
+    multiprocessing.set_forkserver_preload(["align.checkpoint", "align.generate"])
+    torch.multiprocessing.start_processes(_rank, (size, port, fn, args), nprocs=size, start_method="forkserver")

@@ -13,13 +13,10 @@ from typing import Any, Protocol, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from align.errors import UserError
 from align.models.config import DecoderConfig
 from align.stream import Stream
-
-VARLEN_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11's wants all heads written out
 
 
 def check_varlen(config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> None:
@@ -130,6 +127,12 @@ class Varlen:
     """
 
     def __init__(self, stream: Stream):
+        # here, since it takes torch._dynamo along, which costs every start a second
+        from torch.nn.attention import varlen
+
+        self.attention = varlen.varlen_attn
+        # torch 2.11's takes all heads written out
+        self.groups = "enable_gqa" in inspect.signature(self.attention).parameters
         lengths = torch.tensor([[run.length, run.before + run.length] for run in stream.runs])  # (R, 2)
         self.longest = lengths.amax(dim=0).tolist()
         ends = torch.cat((torch.zeros(1, 2, dtype=torch.int64), lengths.cumsum(0)))  # (R + 1, 2)
@@ -149,10 +152,10 @@ class Varlen:
             k, v = k[self.keys], v[self.keys]
         more: dict[str, Any] = {"window_size": (-1, 0)}
         if k.shape[1] != q.shape[1]:
-            if VARLEN_GROUPS:
+            if self.groups:
                 more["enable_gqa"] = True
             else:
                 k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         (queries_end, keys_end), (queries_max, keys_max) = self.ends, self.longest
-        out = cast(Tensor, varlen_attn(q, k, v, queries_end, keys_end, queries_max, keys_max, **more))  # (S, H, d)
+        out = cast(Tensor, self.attention(q, k, v, queries_end, keys_end, queries_max, keys_max, **more))  # (S, H, d)
         return out.flatten(1)[None]
