@@ -104,7 +104,6 @@ def main(argv: list[str]) -> int:
             prog="-m align.merge",
             description="Models between two others: folders whose weights are (1 - w) A + w B.",
             epilog="docs/pairs.md shows the path from a base model to an aligned one.",
-            allow_abbrev=False,
         )
         parser.add_argument("a", metavar="A", help="the model at weight 0: a folder, a run's folder or a Hub id")
         parser.add_argument("b", metavar="B", help="the model at weight 1, whose description and template are kept")

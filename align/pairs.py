@@ -163,7 +163,6 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         prog="-m align.pairs",
         description="A preference file from a model's own responses, which python -m align.respond wrote.",
         epilog="docs/pairs.md shows each kind.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("responses", type=Path, metavar="RESPONSES", help="what align.respond wrote: the unsafe ones are taken from it")

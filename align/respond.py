@@ -168,7 +168,6 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         prog="-m align.respond",
         description="A model's own responses to a file of prompts, each with a judge's verdict, as JSON lines.",
         epilog="Stopped at any moment, the same command goes on. docs/pairs.md says what the lines hold.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="DIR|HUB_ID", help="a checkpoint or a run's folder")

@@ -9,7 +9,10 @@ from align.evals.suites import suite_names
 
 
 class Parser(argparse.ArgumentParser):
-    """prog: the command without its interpreter, "eval.py" or "-m align.respond"."""
+    """prog: the command without its interpreter, "eval.py" or "-m align.respond". Flags are written out."""
+
+    def __init__(self, prog: str, description: str, epilog: str):
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; python {self.prog} --help lists the flags")
@@ -21,7 +24,6 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         prog="eval.py",
         description="Measure how safe a model is, and what that cost it: suites of benchmarks in, one page out.",
         epilog="Stopped at any moment, the same command resumes. docs/evaluation.md says what is measured, and how.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--model", action="append", metavar="DIR|HUB_ID", help="a checkpoint or a run's folder; the first is the base")
