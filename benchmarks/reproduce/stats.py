@@ -1,0 +1,97 @@
+"""Means with 95 % intervals that contain what differs between worlds, between orders of the data, and between requests.
+
+A hierarchical bootstrap: worlds are drawn again with replacement, in each of them the orders, and the requests, for all
+orders of a world the same ones, as they were asked the same. Three worlds say little about all worlds, which no
+interval can mend. Where nothing at all failed the bootstrap has no spread, and the exact bound of a binomial, over the
+distinct requests, takes its place (Clopper and Pearson 1934).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS, SEED = 2000, 0
+TAIL = 0.025  # on either side of a 95 % interval
+
+Passed = list[NDArray[np.bool_]]  # of each world: (orders, requests), whether a request was passed
+
+
+class Interval(NamedTuple):
+    """In per cent, or in points where it is of a difference."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def share(passed: Passed) -> Interval:
+    """Of requests that were passed, in per cent, each world alike."""
+    found = _bootstrap([100.0 * world for world in passed])
+    requests = sum(world.shape[1] for world in passed)
+    slack = 100 * (1 - TAIL ** (1 / requests))
+    if all(world.all() for world in passed):
+        return found._replace(low=100 - slack)
+    if not any(world.any() for world in passed):
+        return found._replace(high=slack)
+    return found
+
+
+def change(passed: Passed, before: Passed) -> Interval:
+    """Of the share of requests passed, in points, request by request. before: of each world (requests,), its base's."""
+    differences = [100.0 * (after.astype(float) - base) for after, base in zip(passed, before, strict=True)]
+    return _bootstrap(differences)
+
+
+def average(sets: list[Passed]) -> Interval:
+    """The mean over several sets of requests, each set alike."""
+    return _combine([[100.0 * world for world in passed] for passed in sets])
+
+
+def numbers(values: list[list[float]]) -> Interval:
+    """Of one number a run: of each world, its orders' values."""
+    return _bootstrap([np.array(world, dtype=float)[:, None] for world in values])
+
+
+def _bootstrap(values: list[NDArray[np.float64]]) -> Interval:
+    """values: of each world (orders, requests)."""
+    return _combine([values])
+
+
+def _combine(sets: list[list[NDArray[np.float64]]]) -> Interval:
+    """The mean over sets, worlds, orders and requests. A draw of worlds and orders holds for all sets."""
+    rng = np.random.default_rng(SEED)
+    worlds = len(sets[0])
+    drawn = np.zeros((worlds, worlds, DRAWS))  # of the world at each place of the draw, were it this one
+    for place in range(worlds):
+        for world in range(worlds):
+            orders = len(sets[0][world])
+            picked = rng.multinomial(orders, np.full(orders, 1 / orders), size=DRAWS) / orders  # (DRAWS, orders)
+            for values in sets:
+                drawn[place, world] += _draw_requests(values[world], picked, rng) / len(sets)
+    which = rng.integers(worlds, size=(worlds, DRAWS))  # the world at each place
+    means = np.mean([np.choose(which[place], drawn[place]) for place in range(worlds)], axis=0)  # (DRAWS,)
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
+    mean = np.mean([[world.mean() for world in values] for values in sets])
+    return Interval(float(mean), float(low), float(high))
+
+
+def _draw_requests(
+    values: NDArray[np.float64], picked: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(DRAWS,) means of one world's values (orders, requests), its orders weighted by picked (DRAWS, orders)."""
+    requests = values.shape[1]
+    if requests == 1:
+        return picked @ values[:, 0]
+    cells = rng.integers(requests, size=(DRAWS, requests)) + requests * np.arange(DRAWS)[:, None]
+    times = np.bincount(cells.ravel(), minlength=DRAWS * requests).reshape(DRAWS, requests)  # each request was drawn
+    found: NDArray[np.float64] = np.einsum("do,do->d", picked, times.astype(float) @ values.T) / requests
+    return found
+
+
+def within(interval: Interval, bound: float) -> bool:
+    """Equivalence: the whole interval lies within +- bound. It is not that no difference was found."""
+    return -bound <= interval.low and interval.high <= bound
