@@ -24,13 +24,13 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+    def __format__(self, spec: str) -> str:
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 def share(passed: Passed) -> Interval:
     """Of requests that were passed, in per cent, each world alike."""
-    found = _bootstrap([100.0 * world for world in passed])
+    found = average([passed])
     requests = sum(world.shape[1] for world in passed)
     slack = 100 * (1 - TAIL ** (1 / requests))
     if all(world.all() for world in passed):
@@ -40,28 +40,26 @@ def share(passed: Passed) -> Interval:
     return found
 
 
-def change(passed: Passed, before: Passed) -> Interval:
-    """Of the share of requests passed, in points, request by request. before: of each world (requests,), its base's."""
-    differences = [100.0 * (after.astype(float) - base) for after, base in zip(passed, before, strict=True)]
-    return _bootstrap(differences)
-
-
 def average(sets: list[Passed]) -> Interval:
     """The mean over several sets of requests, each set alike."""
-    return _combine([[100.0 * world for world in passed] for passed in sets])
+    return _bootstrap([[100.0 * world for world in passed] for passed in sets])
+
+
+def change(sets: list[Passed], before: list[Passed]) -> Interval:
+    """Of the share passed, in points, order by order and request by request; the mean over several sets of requests.
+
+    before: the same requests under another method in the same orders, or (1, requests) of each world: its base's.
+    """
+    pairs = (zip(after, base, strict=True) for after, base in zip(sets, before, strict=True))
+    return _bootstrap([[100.0 * (one.astype(float) - other) for one, other in pair] for pair in pairs])
 
 
 def numbers(values: list[list[float]]) -> Interval:
     """Of one number a run: of each world, its orders' values."""
-    return _bootstrap([np.array(world, dtype=float)[:, None] for world in values])
+    return _bootstrap([[np.array(world, dtype=float)[:, None] for world in values]])
 
 
-def _bootstrap(values: list[NDArray[np.float64]]) -> Interval:
-    """values: of each world (orders, requests)."""
-    return _combine([values])
-
-
-def _combine(sets: list[list[NDArray[np.float64]]]) -> Interval:
+def _bootstrap(sets: list[list[NDArray[np.float64]]]) -> Interval:
     """The mean over sets, worlds, orders and requests. A draw of worlds and orders holds for all sets."""
     rng = np.random.default_rng(SEED)
     worlds = len(sets[0])

@@ -52,9 +52,9 @@ def test_where_nothing_failed_the_bound_is_clopper_and_pearsons():
 def test_a_change_is_of_the_same_requests():
     """The base fails 20 of 200, and so does every run: the same ones, or others."""
     base = np.arange(200) >= 20
-    same = stats.change([np.tile(base, (5, 1))] * 3, [base] * 3)
+    same = stats.change([[np.tile(base, (5, 1))] * 3], [[base[None]] * 3])
     assert same == (0, 0, 0)
-    others = stats.change([np.tile(base[::-1], (5, 1))] * 3, [base] * 3)
+    others = stats.change([[np.tile(base[::-1], (5, 1))] * 3], [[base[None]] * 3])
     assert others.mean == 0 and others.low < -2 and others.high > 2
     assert stats.within(same, 1) and not stats.within(others, 1)
 

@@ -1,0 +1,129 @@
+"""The experiment of docs/results.md: methods and cures, chosen by one rule in one world, measured in three others.
+
+    python -m benchmarks.reproduce [--fast] [--workers N] [--hours H] [--output FILE]    # runs what FILE lacks
+    python -m benchmarks.reproduce --report [--output FILE]                              # the tables, from FILE alone
+
+A line a run is appended as it ends: stopped at any moment, the same command goes on. Two runs at a time, each on one
+thread, on two cores.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align import command
+from align.errors import UserError
+from benchmarks import records
+from benchmarks.reproduce import lines
+from benchmarks.reproduce.experiment import Experiment, Job, fast, full
+from benchmarks.reproduce.report import report
+
+WORKER = [sys.executable, "-m", "benchmarks.reproduce.worker"]
+STDERR = 2000  # characters of a worker's last words in an error
+
+
+class Pool:
+    """Workers that run jobs, each in a thread that hands its process one job after another."""
+
+    def __init__(self, experiment: Experiment, file: Path, workers: int, until: float):
+        self.experiment, self.file, self.until = experiment, file, until
+        self.lock, self.begun, self.error = threading.Condition(), set[str](), ""
+        self.lines = lines.read(file)
+        self.threads = [threading.Thread(target=self.work, daemon=True) for _ in range(workers)]
+
+    def run(self) -> None:
+        """Until all is done, or it is time to stop. Raises UserError with a worker's last words where one broke."""
+        for thread in self.threads:
+            thread.start()
+        for thread in self.threads:
+            thread.join()
+        if self.error:
+            raise UserError(self.error)
+
+    def next(self) -> Job | None:
+        """One that has not begun; waits where what is to be run depends on what runs now. None: there is no more."""
+        with self.lock:
+            while not self.error and time.monotonic() < self.until:
+                known = {line["key"] for line in self.lines}
+                left = [job for job in self.experiment.jobs(self.lines) if job.key not in known]
+                free = [job for job in left if job.key not in self.begun]
+                if free:
+                    self.begun.add(free[0].key)
+                    return free[0]
+                if not left:
+                    return None
+                self.lock.wait(timeout=1)
+        return None
+
+    def work(self) -> None:
+        with (
+            Path(f"{self.file}.{threading.get_native_id()}.log").open("w+") as said,
+            subprocess.Popen(
+                WORKER,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            ) as worker,
+        ):
+            assert worker.stdin and worker.stdout
+            while job := self.next():
+                print(job.key, file=worker.stdin, flush=True)
+                if not (text := worker.stdout.readline()):
+                    said.seek(0)
+                    self.error = f"{job.key} broke: {said.read()[-STDERR:]}"
+                    break
+                line = json.loads(text) | about()
+                with self.lock:
+                    lines.append(self.file, line)
+                    self.lines.append(line)
+                    self.lock.notify_all()
+                    print(summary(line, len(self.lines)), flush=True)
+            worker.stdin.close()
+        Path(said.name).unlink()
+
+
+def about() -> dict[str, Any]:
+    return {
+        "commit": records.commit(),
+        "date": str(datetime.date.today()),
+        "machine": f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}",
+    }
+
+
+def summary(line: dict[str, Any], count: int) -> str:
+    scores = line.get("dev", line.get("final", {})).get("scores", {})
+    told = ", ".join(f"{name} {scores[name]:.1f}" for name in ("safety/global", "helpfulness", "maths") if name in scores)
+    return f"{count:4}  {line['stage']} {line['name']} world {line['world']} order {line['order']}: {line.get('failed', told)}"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__.splitlines()[0])
+    parser.add_argument("--fast", action="store_true", help="one world, two methods, one cure, in a few minutes")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="runs at a time; default 2")
+    parser.add_argument("--hours", type=float, default=float("inf"), metavar="H", help="begin no run after that")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the result lines")
+    args = parser.parse_args(argv)
+    experiment = fast() if args.fast else full()
+    file = args.output or (Path("runs/reproduce-fast.jsonl") if args.fast else records.FOLDER / "reproduce-cpu.jsonl")
+
+    def run() -> None:
+        if not args.report:
+            Pool(experiment, file, args.workers, time.monotonic() + 3600 * args.hours).run()
+        print(report(lines.read(file), experiment))
+
+    return command.attempt(run)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,87 @@
+"""What is run: methods, the settings they are chosen from, worlds and orders. All of it follows from these lists.
+
+Settings are chosen in a world of their own, on requests for development; what is reported comes from three other worlds and
+from requests that no choice has seen.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from align.config import load_config
+from benchmarks.reproduce.choose import chosen
+
+CHOICE_WORLD = 3
+WORLDS, ORDERS = (0, 1, 2), (0, 1, 2, 3, 4)
+
+# the paper's ten, and six more
+PAPER = ("nca", "dpo", "ipo", "slic", "exo", "robust", "sppo", "bco", "aot", "aot_unpaired")
+OTHERS = ("sft", "kto", "apo_zero", "simpo", "orpo", "cpo")
+BETAS = (0.25, 1.0, 4.0)  # times the method's beta in configs/tiny.toml
+RATES = (2.5e-4, 6e-4)
+SFT_RATES = (1e-4, 2.5e-4, 6e-4, 1.2e-3)  # it has no beta
+
+Flags = dict[str, Any]  # of train.py, beside what configs/tiny.toml says
+Line = dict[str, Any]  # one run's result
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    stage: str  # what it is for
+    name: str  # the method or the recipe
+    world: int
+    order: int  # the seed of the order of the data
+    flags: Flags = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Two runs of the same key are the same run."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method or a cure: what is the same in all its settings, and the settings that it is chosen from."""
+
+    name: str
+    settings: tuple[Flags, ...]
+    stage: str  # "method" or "cure"
+
+
+def method(name: str) -> Recipe:
+    """The settings are a grid around configs/tiny.toml's beta."""
+    if name == "sft":
+        grid: list[Flags] = [{"optim.lr": lr} for lr in SFT_RATES]
+    else:
+        usual = load_config(["--loss", name]).loss.parameters["beta"]
+        grid = [{"loss.beta": float(f"{usual * times:.3g}"), "optim.lr": lr} for times in BETAS for lr in RATES]
+    return Recipe(name, tuple({"loss": name, **flags} for flags in grid), "method")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Recipes, and the worlds and orders in which each is measured once its setting is chosen."""
+
+    recipes: tuple[Recipe, ...]
+    worlds: tuple[int, ...] = WORLDS
+    orders: tuple[int, ...] = ORDERS
+
+    def jobs(self, lines: Iterable[Line]) -> list[Job]:
+        """What can be run now, in order: choices first, then each order in all worlds."""
+        known = {line["key"]: line for line in lines}
+        found = [Job("base", "base", world, 0) for world in (CHOICE_WORLD, *self.worlds)]
+        choices = {recipe.name: choices_of(recipe) for recipe in self.recipes}
+        found += [job for jobs in choices.values() for job in jobs]
+        settled = [recipe for recipe in self.recipes if all(job.key in known for job in choices[recipe.name])]
+        flags = {recipe.name: chosen([known[job.key] for job in choices[recipe.name]])["flags"] for recipe in settled}
+        for order in self.orders:
+            for recipe in settled:
+                found += [Job(recipe.stage, recipe.name, world, order, flags[recipe.name]) for world in self.worlds]
+        return found
+
+
+def choices_of(recipe: Recipe) -> list[Job]:
+    return [Job(f"choose {recipe.stage}", recipe.name, CHOICE_WORLD, 0, flags) for flags in recipe.settings]

@@ -1,0 +1,125 @@
+"""benchmarks.reproduce: what is run next follows from the lines alone, and the report from them, too."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from align.tiny.evaluate import ABILITIES
+from benchmarks.reproduce import lines
+from benchmarks.reproduce.choose import chosen
+from benchmarks.reproduce.experiment import CHOICE_WORLD, Experiment, Job, Recipe, method
+from benchmarks.reproduce.results import SETS, Results
+
+TWO = (
+    Recipe("nca", ({"loss": "nca", "loss.beta": 0.1}, {"loss": "nca", "loss.beta": 1.0}), "method"),
+    Recipe("kept", ({"loss": "sft"},), "cure"),
+)
+
+
+def line(job, safety=1.0, able=1.0, requests=200):
+    """What a run might have given: the first share of each set passed."""
+    share = {key: safety if key.startswith("safety") else able for key in SETS} | {"attack_success": 1 - safety}
+    passed = {key: lines.packed([i < share[key] * requests for i in range(requests)]) for key in SETS}
+    scores = {key: 100 * value for key, value in share.items()} | {"safety/global": 100 * safety}
+    found = {"key": job.key, **vars(job), "kl": 0.5, "scores": scores}
+    return found | {which: {"scores": scores, "passed": passed} for which in ("dev", "final")}
+
+
+def test_the_rule_takes_the_ablest_of_those_that_are_safe_enough():
+    def known(*pairs):
+        job = Job("choose method", "nca", 3, 0)
+        return [line(job, safety, able) for safety, able in pairs]
+
+    assert chosen(found := known((0.9, 1.0), (0.995, 0.4), (1.0, 0.3))) is found[1]
+    assert chosen(found := known((0.9, 1.0), (0.95, 0.1), (0.95, 0.2))) is found[2]  # none is: the safest
+    found = [{"name": "nca", "failed": "diverged"}, *known((0.1, 0.1))]
+    assert chosen(found) is found[1]
+    with pytest.raises(ValueError, match="every setting of nca failed: diverged"):
+        chosen(found[:1])
+
+
+def test_a_setting_is_measured_elsewhere_only_once_all_of_them_are_known():
+    experiment = Experiment(TWO, worlds=(0, 1), orders=(0, 1))
+    jobs = experiment.jobs([])
+    assert [job.stage for job in jobs] == ["base"] * 3 + ["choose method"] * 2 + ["choose cure"]
+    assert {job.world for job in jobs[3:]} == {CHOICE_WORLD}
+    first = [line(jobs[3], 0.9), line(jobs[4], 1.0)]
+    assert experiment.jobs(first[:1]) == jobs
+    later = experiment.jobs(first)[len(jobs) :]
+    assert [(job.world, job.order) for job in later] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert all(job.flags == TWO[0].settings[1] and job.stage == "method" for job in later)
+
+
+def test_every_beta_of_a_method_is_around_the_embedded_one():
+    assert [flags["loss.beta"] for flags in method("nca").settings[::2]] == [0.025, 0.1, 0.4]
+    assert all("loss.beta" not in flags for flags in method("sft").settings)
+
+
+def test_lines_survive_a_kill(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    assert lines.read(file) == []
+    lines.append(file, {"key": "a"})
+    file.write_bytes(file.read_bytes() + b'{"key": "b", "sc')
+    assert lines.read(file) == [{"key": "a"}]
+    lines.append(file, {"key": "c"})
+    assert lines.read(file) == [{"key": "a"}, {"key": "c"}]
+    file.write_text('{"key": "a"}\n{"key"\n{"key": "c"}\n')
+    with pytest.raises(ValueError, match=r"lines.jsonl:2: not JSON; remove that line"):
+        lines.read(file)
+
+
+def test_bits_come_back():
+    seed = time.time_ns() % 2**32
+    print(f"seed {seed}")
+    bits = np.random.default_rng(seed).random(1234) < 0.5
+    assert (lines.unpacked(lines.packed(bits.tolist())) == bits).all()
+
+
+def test_results_are_of_the_lines_that_the_experiment_asks_for():
+    experiment = Experiment(TWO, worlds=(0, 1), orders=(0, 1))
+    found = []
+    while left := [job for job in experiment.jobs(found) if job.key not in {one["key"] for one in found}]:
+        able = {"base": 1.0, "nca": 0.5, "kept": 0.99}
+        found += [line(job, 0.5 if job.name == "base" else 1.0, able[job.name]) for job in left]
+    results = Results(reversed([*found, line(Job("method", "nca", 0, 0, {"of": "another setting"}), 0.0)]), experiment)
+    assert not results.missing
+    assert results.share("nca", "global") == pytest.approx((100, 100, 100), abs=1)
+    assert results.change("nca", "ability").mean == pytest.approx(-50)
+    assert results.change("nca", "ability").low < -45 and results.change("nca", "ability").high > -55
+    assert results.change("kept", ABILITIES[0], before="nca").mean == pytest.approx(49)
+    assert results.kl("nca") == (0.5, 0.5, 0.5)
+    with pytest.raises(LookupError, match="nca, world 1, order 1: it was not run"):
+        Results([one for one in found if (one["name"], one["world"], one["order"]) != ("nca", 1, 1)], experiment).kl("nca")
+
+
+def test_two_workers_run_every_job_once_and_a_broken_one_ends_the_run(tmp_path, monkeypatch):
+    """With workers that answer at once: jobs that depend on others wait for them, and a second start runs nothing."""
+    from align.errors import UserError
+    from benchmarks.reproduce import __main__ as main
+
+    program = tmp_path / "worker.py"
+    program.write_text(
+        "import json, sys\n"
+        "for text in sys.stdin:\n"
+        "    job = json.loads(text)\n"
+        "    if job['name'] == sys.argv[1]: sys.exit('no more')\n"
+        "    side = {'scores': {'safety/global': 100.0, **dict.fromkeys(" + repr(ABILITIES) + ", 50.0)}, 'passed': {}}\n"
+        "    print(json.dumps({'key': json.dumps(job, sort_keys=True), **job, 'dev': side, 'final': side}), flush=True)\n"
+    )
+    experiment, file = Experiment(TWO, worlds=(0, 1), orders=(0, 1)), tmp_path / "out.jsonl"
+    monkeypatch.setattr(main, "WORKER", [*main.WORKER[:1], str(program), "none"])
+    main.Pool(experiment, file, 2, time.monotonic() + 60).run()
+    keys = [one["key"] for one in lines.read(file)]
+    assert len(keys) == len(set(keys)) == 3 + 3 + 8
+    main.Pool(experiment, file, 2, time.monotonic() + 60).run()
+    assert len(lines.read(file)) == len(keys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "worker.py"]
+    file.unlink()
+    monkeypatch.setattr(main, "WORKER", [*main.WORKER[:2], "kept"])
+    with pytest.raises(UserError, match="kept.*broke: no more"):
+        main.Pool(experiment, file, 2, time.monotonic() + 60).run()
+    assert threading.active_count() < 10
+    assert json.loads(file.read_text().splitlines()[0])["name"] == "base"
