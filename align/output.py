@@ -15,7 +15,7 @@ from typing import IO, Any
 from align import stopping
 from align.disk import check_room, check_writable
 from align.errors import UserError, nearest
-from align.files import read_toml, to_toml, write_text, writing
+from align.files import flatten, read_toml, to_toml, write_text, writing
 from align.log import trim_metrics
 from align.losses import loss_parameters
 from align.models import Decoder
@@ -164,14 +164,3 @@ def holder(output: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def flatten(tables: dict[str, Any]) -> dict[str, Any]:
-    """{"loss": {"dpo": {"beta": 0.1}}} as {"loss.dpo.beta": 0.1}."""
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from align.losses import Loss, LossInputs, build_loss, loss_parameters
+from align.losses.base import DISTRIBUTIONS
 from kernels import linear_logp
 from kernels.token_stats import linear_collision, linear_kl
 
@@ -46,8 +47,9 @@ def needed(loss, n, k=2, ref=None, seed=0):
     more = {}
     if loss.responses == "unpaired":
         more["labels"] = torch.arange(n)[:, None] % 3 > 0
-    if "kl" in loss.token_inputs:
-        more["kl"] = 5 * torch.rand(n, k, generator=g, dtype=dtype)
+    for name in DISTRIBUTIONS:
+        if name in loss.token_inputs:
+            more[name] = 5 * torch.rand(n, k, generator=g, dtype=dtype)
     if "weights" in loss.token_inputs:
         more["weights"] = torch.rand(n, k, generator=g, dtype=dtype)
     if "shared_logps" in loss.token_inputs:
@@ -305,7 +307,8 @@ def token_inputs(fixture):
     )
 
 
-FIELDS = {"kl": "kl_gradient", "shared_logps": "shared_gradient"}  # inputs beside logps that carry a gradient
+# inputs beside logps that carry a gradient
+FIELDS = {"kl": "kl_gradient", "reverse_kl": "reverse_kl_gradient", "shared_logps": "shared_gradient"}
 
 
 def logits_gradient(loss, policy, x):
