@@ -15,6 +15,7 @@ from align.config import load_config
 from align.data.batches import batch_indices
 from align.files import to_toml
 from align.losses.sft import SFT
+from align.models import load_model
 from align.tiny import paths
 
 NOT_A_RESULT = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
@@ -41,9 +42,8 @@ def files(pairs_file, tmp_path):
 
 def three(tmp_path):
     at = {"stay": "own", "replay": "own", "judged": "labels"}
-    return [
-        word for name, file in at.items() for word in (f"--sources.{name}.path", str(tmp_path / f"{file}.jsonl"))
-    ] + THREE
+    given = {f"--sources.{name}.path": str(tmp_path / f"{file}.jsonl") for name, file in at.items()}
+    return [word for pair in given.items() for word in pair] + THREE
 
 
 def results(output):
@@ -122,12 +122,10 @@ def test_a_source_can_take_the_others_off_its_direction(files, gradients, tmp_pa
     alone = [*files[:6], *files[8:], "--loss", "sft", "--data", own, "--train.batch_size", "3", "--train.steps", "1"]
     assert train.main([*files, "--train.steps", "1", "--output", str(tmp_path / "g")]) == 0
     assert train.main([*alone, "--output", str(tmp_path / "b")]) == 0
-    # named after no other source comes before it in the file
+    # it comes last, wherever it stands in the file
     last = ["--sources.zero.path", own, "--sources.zero.batch_size", "3", "--sources.zero.weight", "1e-30"]
     flags = [*files, *replay, *last, "--optim.project", "replay", "--output", str(tmp_path / "both")]
     assert train.main(flags) == 0
-    from align.models import load_model
-
     sizes = [p.numel() for p in load_model(MODEL).parameters()]
     for g, b, found in zip(*(gradient.split(sizes) for gradient in gradients), strict=True):
         expected = b + g - ((g @ b) / (b @ b) if b.any() else 0) * b
@@ -297,6 +295,16 @@ def test_a_config_with_sources_reads_back_as_itself(tmp_path):
     # a flag that gives a source another loss comes before what the file says of the old one's parameters
     said = refuse(load_config, ["--config", str(file), "--sources.stay.loss", "sft"])
     assert "sources.stay.direction is no key of a source" in said
+
+
+def test_a_run_that_could_never_move_is_refused():
+    """Anchors alone: at the reference they have no gradient."""
+    base = ["--model", "m", "--data", "d", "--loss", "anchor"]
+    assert "--loss anchor has no gradient at the reference" in refuse(load_config, base)
+    anchored = ["--sources.stay.path", "f", "--sources.stay.loss", "anchor"]
+    assert "alone trains nothing" in refuse(load_config, [*base, *anchored])
+    assert load_config([*base, "--sources.stay.path", "f", "--sources.stay.loss", "dpo"]).reference.mode == "live"
+    assert load_config([*base[:4], "--loss", "anchor+sft"]).reference.mode == "live"
 
 
 BASE = ["--model", "m", "--data", "d", "--sources.stay.path", "f"]

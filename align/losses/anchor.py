@@ -42,8 +42,9 @@ class Anchor(Loss):
     what the reference would; there its pull fades with π(v).
 
     Limits. Alone it trains nothing, its value and its gradient being 0 from the start, and is refused. It is for
-    [sources.NAME], beside a loss that moves the policy (docs/sources.md). What is not among its prompts is not held. A mean over tokens counts a
-    long response more than a short one. Full distributions of both models: no cache of reference numbers will do.
+    [sources.NAME], beside a loss that moves the policy (docs/sources.md). What is not among its prompts is not held. A
+    mean over tokens counts a long response more than a short one. Full distributions of both models: no cache of
+    reference numbers will do.
     """
 
     title = "KL anchor"
