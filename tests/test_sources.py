@@ -379,7 +379,7 @@ def test_resuming_with_other_sources_is_refused(files, tmp_path, capsys):
     for more, words in {
         (*replay, "--sources.replay.weight", "2"): "begun with sources.replay.weight = 1.0, not 2.0",
         (): "begun with sources.replay.batch_size = 3, not None",
-        (*replay, "--sources.more.path", "f"): "begun with sources.more.batch_size = None, not 0",
+        (*replay, "--sources.more.path", "f"): "begun with sources.more.path = '', not 'f'",
     }.items():
         assert train.main([*flags, *more, "--resume"]) == 2
         assert words in capsys.readouterr().err
@@ -395,7 +395,9 @@ def test_resuming_with_other_sources_is_refused(files, tmp_path, capsys):
 
 
 def test_a_source_of_the_toy_world(monkeypatch):
-    config = load_config(["--loss", "nca", "--sources.stay.path", "tiny:dialogues", "--sources.own.path", "mine.jsonl"])
+    flags = ["--sources.stay.path", "tiny:dialogues", "--sources.own.path", "mine.jsonl"]
+    config = load_config(["--loss", "nca", *flags, "--data.eval_path", "tiny:held-out-pairs"])
     monkeypatch.setattr(paths, "resolve_path", lambda path, *_, **__: path.replace("tiny:", "there/"))
     paths.resolve_tiny(config, None, None)
     assert [source.path for source in config.sources.values()] == ["there/dialogues", "mine.jsonl"]
+    assert config.data.eval_path == "there/held-out-pairs"

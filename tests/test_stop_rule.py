@@ -1,12 +1,15 @@
 """A rule that ends a run: what it can be, what it is refused for, and what a run makes of it."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from conftest import MODEL, read_metrics, refuse
 
 import train
 from align.config import load_config
+from align.losses import LOSSES, build_loss
+from align.metrics import metric_names
 from align.sections import DataSection, TrainSection
 from align.stop_rule import StopRule, read_rule
 
@@ -39,6 +42,18 @@ def test_what_is_no_rule_is_told_how_to_write_one(text):
 def test_a_rule_that_nothing_would_look_at_is_refused():
     assert "--data.eval_path FILE" in refuse(load_config, [*BASE[:4], "--train.stop_when", "eval/loss < 1"])
     assert "--train.eval_every STEPS" in refuse(load_config, [*BASE[:6], "--train.stop_when", "eval/loss < 1"])
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "nca+sft", "mpo+tdpo"])
+def test_what_is_measured_is_known_of_every_loss_before_it_runs(name):
+    loss = build_loss(name)
+    labelled = loss.responses == "unpaired"
+    k = 1 if loss.responses == "one" else 2
+    group = SimpleNamespace(response_lengths=[3] * k, label=True if labelled else None)
+    names = metric_names(loss, SimpleNamespace(groups=[group]))
+    assert {"loss", "logps/chosen"} <= set(names)
+    assert ("rewards/margin" in names) == (loss.needs_reference and name != "anchor")
+    assert ("rewards/accuracy" in names) == (loss.needs_reference and k == 2 and not labelled)
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ def resolve_tiny(config: Config, world: World, train: Train) -> bool:
     sections: list[ModelSection | DataSection | SourceSection] = [config.model, config.data, *config.sources.values()]
     for section in sections:
         section.path = resolve_path(section.path, world, train, plan=config.plan is not None)
+    config.data.eval_path = resolve_path(config.data.eval_path, world, train, plan=config.plan is not None)
     return aligns_base
 
 
