@@ -37,6 +37,13 @@ class Job:
     flags: Flags = field(default_factory=dict)
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """Which sets of requests: those for development choose, and what is chosen has the others."""
+        if self.stage == "base":
+            return ("dev", "final")
+        return ("dev",) if self.stage.startswith("choose") else ("final",)
+
+    @property
     def key(self) -> str:
         """Two runs of the same key are the same run."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -68,11 +75,13 @@ class Experiment:
     recipes: tuple[Recipe, ...]
     worlds: tuple[int, ...] = WORLDS
     orders: tuple[int, ...] = ORDERS
+    causes: tuple[str, ...] = ()  # keys of cause.OPTIMIZERS
 
     def jobs(self, lines: Iterable[Line]) -> list[Job]:
         """What can be run now, in order: choices first, then each order in all worlds."""
         known = {line["key"]: line for line in lines}
         found = [Job("base", "base", world, 0) for world in (CHOICE_WORLD, *self.worlds)]
+        found += [Job("cause", name, CHOICE_WORLD, 0) for name in self.causes]
         choices = {recipe.name: choices_of(recipe) for recipe in self.recipes}
         found += [job for jobs in choices.values() for job in jobs]
         settled = [recipe for recipe in self.recipes if all(job.key in known for job in choices[recipe.name])]
@@ -85,3 +94,13 @@ class Experiment:
 
 def choices_of(recipe: Recipe) -> list[Job]:
     return [Job(f"choose {recipe.stage}", recipe.name, CHOICE_WORLD, 0, flags) for flags in recipe.settings]
+
+
+def full() -> Experiment:
+    return Experiment((*map(method, (*PAPER, *OTHERS)), *CURES), causes=tuple(OPTIMIZERS))
+
+
+def fast() -> Experiment:
+    """Of every stage something, in a few minutes: it shows that all of it runs, not what comes out."""
+    recipes = [Recipe(one.name, one.settings[:1], one.stage) for one in (method("nca"), method("dpo"), CURES[0])]
+    return Experiment(tuple(recipes), worlds=(0,), orders=(0,))
