@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import train
 from align.average import Average
 from align.models import load_model
-from align.parallel import gather, load_sharded
+from align.parallel import gather, load_sharded, reshard
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def measured_in_place(world):
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.1)
+    reshard(model)
     trained = logp()
     with average.in_place():
         assert torch.equal(logp(), before) and not torch.equal(before, trained)
