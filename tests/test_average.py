@@ -79,10 +79,10 @@ def measured_in_place(world):
             return model(ids, ids, mask).sum()
 
     before = logp()
+    reshard(model)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.1)
-    reshard(model)
     trained = logp()
     with average.in_place():
         assert torch.equal(logp(), before) and not torch.equal(before, trained)
