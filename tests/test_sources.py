@@ -133,7 +133,7 @@ def test_a_source_can_take_the_others_off_its_direction(files, gradients, tmp_pa
 
 
 def test_any_accumulation_gives_one_curve(files, tmp_path):
-    flags = [*files, *three(tmp_path), "--optim.project", "replay", "--optim.average", "0.9", "--train.steps", "4"]
+    flags = [*files, *three(tmp_path), "--optim.project", "replay", "--optim.ema", "0.9", "--train.steps", "4"]
     assert train.main([*flags, "--output", str(tmp_path / "one")]) == 0
     assert train.main([*flags, "--train.micro_batch_tokens", "90", "--output", str(tmp_path / "tokens")]) == 0
     assert_same_curve(tmp_path / "tokens", tmp_path / "one")
@@ -155,7 +155,7 @@ def everything(files, tmp_path):
     more = [
         "--optim.project",
         "replay",
-        "--optim.average",
+        "--optim.ema",
         "0.9",
         "--train.checkpoint_every",
         "2",
@@ -346,7 +346,7 @@ BASE = ["--model", "m", "--data", "d", "--sources.stay.path", "f"]
         (["--sources.path", "f"], "--sources.path: a source is a table [sources.NAME]"),
         (["--sources", "f"], "--sources: a source is a table [sources.NAME]"),
         (["--optim.project", "staye"], "optim.project staye: names no source; there are: stay"),
-        (["--optim.average", "1"], "optim.average must be below 1"),
+        (["--optim.ema", "1"], "optim.ema must be below 1"),
         (["--loss", "sft", "--reference.mode", "moving"], "reference.mode moving: sft has no reference"),
     ],
 )
