@@ -87,7 +87,7 @@ def train(config: Config, world: World) -> Path | None:
     live = build_references(sources, folder, base, model, world)
     moving = live if config.reference.mode == "moving" else None
     optimizer = build_optimizer(model, config.optim)
-    average = Average(model, config.optim.average)
+    average = Average(model, config.optim.ema)
     run = Run(model, optimizer, sources, moving, made_of, average.means, config.train.stop_when)
     start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)

@@ -103,7 +103,7 @@ def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) 
         where = write_shards(part, tensors, world)
         if world.main:
             state = {"step": step, **run.made_of, "loss": run.losses.state()}
-            state |= {"bad_steps": run.bad_steps, "ended": run.stop_when if run.ended else ""}
+            state |= {"bad_steps": run.bad_steps} | ({"ended": run.stop_when} if run.ended else {})
             (part / "state.json").write_text(sealed({**state, **arithmetic(world), **where}))
             if final.exists():
                 shutil.rmtree(final)

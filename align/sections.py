@@ -140,9 +140,9 @@ class OptimSection:
     project: str = key(
         "", "a source whose gradient's direction is taken out of the others', per parameter (OGPSA, arXiv 2602.07892)"
     )
-    average: float = key(
+    ema: float = key(
         0.0,
-        "decay of a running mean of the weights, which is then the model that is exported; 0: none",
+        "decay of an exponential moving average of the weights, which is then the model that is exported; 0: none",
         at_least=0,
         below=1,
     )

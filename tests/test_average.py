@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import train
 from align.average import Average
 from align.models import load_model
-from align.parallel import gather, load_sharded
+from align.parallel import gather, load_sharded, reshard
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def flags(pairs_file, tmp_path):
         tmp_path / "cache",
     ]
     base += ["--train.steps", "4", "--train.batch_size", "7", "--optim.lr", "1e-3", "--train.checkpoint_every", "1"]
-    return list(map(str, [*base, "--train.keep_checkpoints", "9", "--optim.average", "0.75"]))
+    return list(map(str, [*base, "--train.keep_checkpoints", "9", "--optim.ema", "0.75"]))
 
 
 def checkpoint(output, step):
@@ -51,7 +51,7 @@ def test_the_average_is_the_recurrence_and_what_is_exported(flags, pairs_file, t
     assert all(torch.equal(p, last[f"average.{name}"]) for name, p in exported.items())
     assert not torch.equal(exported["lm_head.weight"], last["model.lm_head.weight"])
     # training is as without it; what is measured on held-out rows is the average
-    assert train.main([*flags, *more, "--optim.average", "0", "--output", str(tmp_path / "plain")]) == 0
+    assert train.main([*flags, *more, "--optim.ema", "0", "--output", str(tmp_path / "plain")]) == 0
     ours, plain = read_metrics(out), read_metrics(tmp_path / "plain")
     assert [line["loss"] for line in ours] == [line["loss"] for line in plain]
     assert ours[-1]["eval/loss"] > plain[-1]["eval/loss"]
@@ -79,6 +79,7 @@ def measured_in_place(world):
             return model(ids, ids, mask).sum()
 
     before = logp()
+    reshard(model)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.1)

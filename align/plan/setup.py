@@ -35,7 +35,7 @@ def setup_of(config: Config, model: DecoderConfig, world: World) -> "Setup":
         device=world.device.type,
         shards=world.size // config.parallel.replicate,
         ranks=world.size,
-        extra=(config.optim.average > 0) + bool(config.optim.project),
+        extra=(config.optim.ema > 0) + bool(config.optim.project),
     )
 
 
