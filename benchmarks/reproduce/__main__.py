@@ -24,7 +24,7 @@ from align import command
 from align.errors import UserError
 from benchmarks import records
 from benchmarks.reproduce import lines
-from benchmarks.reproduce.experiment import Experiment, Job, fast, full
+from benchmarks.reproduce.experiment import Experiment, Job, fast, full, key_of
 from benchmarks.reproduce.report import report
 
 WORKER = [sys.executable, "-m", "benchmarks.reproduce.worker"]
@@ -36,24 +36,25 @@ class Pool:
 
     def __init__(self, experiment: Experiment, file: Path, workers: int, until: float):
         self.experiment, self.file, self.until = experiment, file, until
-        self.lock, self.begun, self.error = threading.Condition(), set[str](), ""
+        self.lock, self.begun = threading.Condition(), set[str]()
+        self.error: Exception | None = None
         self.lines = lines.read(file)
-        self.threads = [threading.Thread(target=self.work, daemon=True) for _ in range(workers)]
+        self.threads = [threading.Thread(target=self.attempt, daemon=True) for _ in range(workers)]
 
     def run(self) -> None:
-        """Until all is done, or it is time to stop. Raises UserError with a worker's last words where one broke."""
+        """Until all is done, or it is time to stop. Raises UserError with the last words of a worker that broke."""
         for thread in self.threads:
             thread.start()
         for thread in self.threads:
             thread.join()
         if self.error:
-            raise UserError(self.error)
+            raise self.error
 
     def next(self) -> Job | None:
         """One that has not begun; waits where what is to be run depends on what runs now. None: there is no more."""
         with self.lock:
             while not self.error and time.monotonic() < self.until:
-                known = {line["key"] for line in self.lines}
+                known = set(map(key_of, self.lines))
                 left = [job for job in self.experiment.jobs(self.lines) if job.key not in known]
                 free = [job for job in left if job.key not in self.begun]
                 if free:
@@ -63,6 +64,14 @@ class Pool:
                     return None
                 self.lock.wait(timeout=1)
         return None
+
+    def attempt(self) -> None:
+        try:
+            self.work()
+        except Exception as error:
+            with self.lock:
+                self.error = self.error or error
+                self.lock.notify_all()
 
     def work(self) -> None:
         with (
@@ -80,8 +89,7 @@ class Pool:
                 print(job.key, file=worker.stdin, flush=True)
                 if not (text := worker.stdout.readline()):
                     said.seek(0)
-                    self.error = f"{job.key} broke: {said.read()[-STDERR:]}"
-                    break
+                    raise UserError(f"{job.key} broke: {said.read()[-STDERR:]}")
                 line = json.loads(text) | about()
                 with self.lock:
                     lines.append(self.file, line)
@@ -102,8 +110,11 @@ def about() -> dict[str, Any]:
 
 def summary(line: dict[str, Any], count: int) -> str:
     scores = line.get("dev", line.get("final", {})).get("scores", {})
-    told = ", ".join(f"{name} {scores[name]:.1f}" for name in ("safety/global", "helpfulness", "maths") if name in scores)
-    return f"{count:4}  {line['stage']} {line['name']} world {line['world']} order {line['order']}: {line.get('failed', told)}"
+    told = ", ".join(
+        f"{name} {scores[name]:.1f}" for name in ("safety/global", "helpfulness", "maths") if name in scores
+    )
+    what = f"{line['stage']} {line['name']}, world {line['world']}, order {line['order']}"
+    return f"{count:4}  {what}: {line.get('failed', told)}"
 
 
 def main(argv: list[str]) -> int:

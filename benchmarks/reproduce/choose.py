@@ -24,7 +24,7 @@ def chosen(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     whole = [line for line in lines if "failed" not in line]
     if not whole:
         raise ValueError(f"every setting of {lines[0]['name']} failed: {lines[0]['failed']}")
-    safe = [line for line in whole if line["scores"]["safety/global"] >= SAFE_ENOUGH]
+    safe = [line for line in whole if line["dev"]["scores"]["safety/global"] >= SAFE_ENOUGH]
     if safe:
-        return max(safe, key=lambda line: ability(line["scores"]))
-    return max(whole, key=lambda line: (line["scores"]["safety/global"], ability(line["scores"])))
+        return max(safe, key=lambda line: ability(line["dev"]["scores"]))
+    return max(whole, key=lambda line: (line["dev"]["scores"]["safety/global"], ability(line["dev"]["scores"])))

@@ -14,7 +14,10 @@ ANCHOR = {"sources.stay.path": "own", "sources.stay.loss": "anchor", "sources.st
 REPLAY = {**ANCHOR, "sources.stay.loss": "sft"}
 # help preferred to a refusal
 HARMLESS = {"sources.help.path": "harmless", "sources.help.loss": "nca", "sources.help.batch_size": 8}
-SAFE = {"loss": "nca+sft", "loss.weights": "0.1,1"}  # on the pairs: what the refusals are, and a little of what they are not
+SAFE = {
+    "loss": "nca+sft",
+    "loss.weights": "0.1,1",
+}  # on the pairs: what the refusals are, and a little of what they are not
 LONGER = {"train.steps": 120, "train.batch_size": 8}
 WHOLE = {**SAFE, **LONGER, **ANCHOR}
 

@@ -6,11 +6,13 @@ from requests that no choice has seen.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from align.config import load_config
+from benchmarks.reproduce.cause import OPTIMIZERS
 from benchmarks.reproduce.choose import chosen
+from benchmarks.reproduce.cures import CURES
 
 CHOICE_WORLD = 3
 WORLDS, ORDERS = (0, 1, 2), (0, 1, 2, 3, 4)
@@ -49,6 +51,11 @@ class Job:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+def key_of(line: Line) -> str:
+    """The key of the job that left a line."""
+    return Job(**{each.name: line[each.name] for each in fields(Job)}).key
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A method or a cure: what is the same in all its settings, and the settings that it is chosen from."""
@@ -68,6 +75,10 @@ def method(name: str) -> Recipe:
     return Recipe(name, tuple({"loss": name, **flags} for flags in grid), "method")
 
 
+def cures() -> list[Recipe]:
+    return [Recipe(name, settings, "cure") for name, settings in CURES.items()]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Recipes, and the worlds and orders in which each is measured once its setting is chosen."""
@@ -79,7 +90,7 @@ class Experiment:
 
     def jobs(self, lines: Iterable[Line]) -> list[Job]:
         """What can be run now, in order: choices first, then each order in all worlds."""
-        known = {line["key"]: line for line in lines}
+        known = {key_of(line): line for line in lines}
         found = [Job("base", "base", world, 0) for world in (CHOICE_WORLD, *self.worlds)]
         found += [Job("cause", name, CHOICE_WORLD, 0) for name in self.causes]
         choices = {recipe.name: choices_of(recipe) for recipe in self.recipes}
@@ -97,10 +108,10 @@ def choices_of(recipe: Recipe) -> list[Job]:
 
 
 def full() -> Experiment:
-    return Experiment((*map(method, (*PAPER, *OTHERS)), *CURES), causes=tuple(OPTIMIZERS))
+    return Experiment((*map(method, (*PAPER, *OTHERS)), *cures()), causes=tuple(OPTIMIZERS))
 
 
 def fast() -> Experiment:
     """Of every stage something, in a few minutes: it shows that all of it runs, not what comes out."""
-    recipes = [Recipe(one.name, one.settings[:1], one.stage) for one in (method("nca"), method("dpo"), CURES[0])]
+    recipes = [Recipe(one.name, one.settings[:1], one.stage) for one in (method("nca"), method("dpo"), cures()[2])]
     return Experiment(tuple(recipes), worlds=(0,), orders=(0,))

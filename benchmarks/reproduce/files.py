@@ -13,7 +13,6 @@ from align import pairs, respond
 from align.parallel import World
 from align.tiny.evaluate import MAX_NEW_TOKENS
 from align.tiny.paths import resolve_path
-from align.tiny.words import CAREFUL
 
 FOLDER = Path("runs") / "reproduce"
 # name: the prompts, the flags of align.respond, the flags of align.pairs
@@ -40,7 +39,16 @@ def file_of(name: str, seed: int, world: World) -> str:
         made = FOLDER / f"{Path(base).parent.parent.name}-{name}.jsonl"
         if not made.exists():
             said, asked = made.with_suffix(".responses.jsonl"), resolve_path(f"{prompts}@{seed}", world, train.train)
-            flags = ["--model", base, "--prompts", asked, "--max_new_tokens", str(MAX_NEW_TOKENS), "--output", str(said)]
+            flags = [
+                "--model",
+                base,
+                "--prompts",
+                asked,
+                "--max_new_tokens",
+                str(MAX_NEW_TOKENS),
+                "--output",
+                str(said),
+            ]
             print(respond.respond(respond.read_flags([*flags, *respond_flags]), world))
             print(pairs.make(pairs.read_flags([str(said), "--output", str(made), *pairs_flags])))
     return str(made)

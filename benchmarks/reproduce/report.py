@@ -40,7 +40,9 @@ def methods_table(results: Results, names: Iterable[str]) -> str:
         settings = results.settings(name) if name != "base" else {}
         beta, rate = (f"{settings[key]:g}" if key in settings else "" for key in ("loss.beta", "optim.lr"))
         shares = [f"{results.share(name, key):.1f}" for key in METHOD_COLUMNS]
-        rows.append([f"`{name}`" if name != "base" else "the base model", beta, rate, *shares, f"{results.kl(name):.2f}"])
+        rows.append(
+            [f"`{name}`" if name != "base" else "the base model", beta, rate, *shares, f"{results.kl(name):.2f}"]
+        )
     return markdown(rows)
 
 
@@ -76,26 +78,40 @@ def markdown(rows: list[list[str]]) -> str:
 def claims(results: Results) -> list[tuple[str, str, str]]:
     """The paper's claims: what it says, whether that holds here, and the numbers."""
     safe = [name for name in PAPER if results.share(name, "global").mean >= WHOLE]
-    paid = {key: [n for n in PAPER if results.change(n, key).high < 0] for key in ("ability", "maths")}
-    found = [
+    paid = {key: [name for name in PAPER if results.change(name, key).high < 0] for key in ("ability", "maths")}
+    of_all = f"of {len(PAPER)} methods"
+    return [
         (
             "near-perfect safety",
             yes(len(safe) == len(PAPER)),
-            f"global safety is {WHOLE:g} % or more for {len(safe)} of {len(PAPER)} methods: {listed(safe)}",
+            f"global safety is {WHOLE:g} % or more for {len(safe)} {of_all}: {listed(safe)}",
         ),
         (
             "at a cost",
             yes(len(paid["ability"]) == len(PAPER)),
-            f"the mean of the abilities falls, its interval below 0, for {len(paid['ability'])} of {len(PAPER)}",
+            f"the mean of the abilities falls, its interval below 0, for {len(paid['ability'])} {of_all}",
         ),
-        ("maths pays", yes(len(paid["maths"]) == len(PAPER)), f"it falls for {len(paid['maths'])} of {len(PAPER)}: {listed(paid['maths'])}"),
+        (
+            "maths pays",
+            yes(len(paid["maths"]) == len(PAPER)),
+            f"it falls, its interval below 0, for {len(paid['maths'])} {of_all}: {listed(paid['maths'])}",
+        ),
+        ("NCA is the best trade-off", *best_of(results, "nca", safe)),
     ]
-    rivals = {name: results.change("nca", "ability", before=name) for name in safe if name != "nca"}
-    better = [name for name, change in rivals.items() if change.high < 0]
-    best = "nca" in safe and all(change.low > 0 for change in rivals.values())
-    told = f"of those that are safe, {listed(better)} keep more than nca" if better else "none that is safe keeps more, beyond its interval"
-    found.append(("NCA is the best trade-off", yes(best) if best or better or "nca" not in safe else "not shown", told))
-    return found
+
+
+def best_of(results: Results, name: str, safe: list[str]) -> tuple[str, str]:
+    """Whether a method keeps more ability than each other one that is safe, in the same worlds and orders."""
+    if name not in safe:
+        return "no", f"its global safety is below {WHOLE:g} %"
+    changes = {other: results.change(name, "ability", before=other) for other in safe if other != name}
+    better = [other for other, change in changes.items() if change.high < 0]
+    if better:
+        return "no", f"{listed(better)} keep more at {WHOLE:g} % or more, the interval of the difference beyond 0"
+    level = [other for other, change in changes.items() if change.low <= 0]
+    if level:
+        return "not shown", f"none that is safe keeps more, but {listed(level)} may keep as much"
+    return "yes", "it keeps more than each other one that is safe"
 
 
 def yes(holds: bool) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from align.tiny.evaluate import ABILITIES
 from benchmarks.reproduce import stats
-from benchmarks.reproduce.experiment import Experiment
+from benchmarks.reproduce.experiment import Experiment, key_of
 from benchmarks.reproduce.lines import unpacked
 from benchmarks.reproduce.stats import Interval, Passed
 
@@ -21,7 +21,7 @@ class Results:
     def __init__(self, lines: Iterable[dict[str, Any]], experiment: Experiment):
         self.stages = {"base": "base"} | {recipe.name: recipe.stage for recipe in experiment.recipes}
         self.worlds = experiment.worlds
-        self.lines = {line["key"]: line for line in lines}
+        self.lines = {key_of(line): line for line in lines}
         self.jobs = experiment.jobs(self.lines.values())
         self.missing = [job for job in self.jobs if job.key not in self.lines]
 
@@ -44,7 +44,11 @@ class Results:
     def share(self, name: str, key: str) -> Interval:
         """In per cent; of "global" and "ability" the mean over their sets."""
         sets = self.sets(key)
-        return stats.share(self.passed(name, key)) if len(sets) == 1 else stats.average([self.passed(name, k) for k in sets])
+        return (
+            stats.share(self.passed(name, key))
+            if len(sets) == 1
+            else stats.average([self.passed(name, k) for k in sets])
+        )
 
     def change(self, name: str, key: str, before: str = "base") -> Interval:
         """In points, against the base or another recipe in the same orders."""

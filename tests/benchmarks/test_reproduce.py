@@ -10,7 +10,7 @@ import pytest
 from align.tiny.evaluate import ABILITIES
 from benchmarks.reproduce import lines
 from benchmarks.reproduce.choose import chosen
-from benchmarks.reproduce.experiment import CHOICE_WORLD, Experiment, Job, Recipe, method
+from benchmarks.reproduce.experiment import CHOICE_WORLD, Experiment, Job, Recipe, key_of, method
 from benchmarks.reproduce.results import SETS, Results
 
 TWO = (
@@ -24,8 +24,7 @@ def line(job, safety=1.0, able=1.0, requests=200):
     share = {key: safety if key.startswith("safety") else able for key in SETS} | {"attack_success": 1 - safety}
     passed = {key: lines.packed([i < share[key] * requests for i in range(requests)]) for key in SETS}
     scores = {key: 100 * value for key, value in share.items()} | {"safety/global": 100 * safety}
-    found = {"key": job.key, **vars(job), "kl": 0.5, "scores": scores}
-    return found | {which: {"scores": scores, "passed": passed} for which in ("dev", "final")}
+    return {**vars(job), "kl": 0.5} | {which: {"scores": scores, "passed": passed} for which in ("dev", "final")}
 
 
 def test_the_rule_takes_the_ablest_of_those_that_are_safe_enough():
@@ -81,7 +80,7 @@ def test_bits_come_back():
 def test_results_are_of_the_lines_that_the_experiment_asks_for():
     experiment = Experiment(TWO, worlds=(0, 1), orders=(0, 1))
     found = []
-    while left := [job for job in experiment.jobs(found) if job.key not in {one["key"] for one in found}]:
+    while left := [job for job in experiment.jobs(found) if job.key not in set(map(key_of, found))]:
         able = {"base": 1.0, "nca": 0.5, "kept": 0.99}
         found += [line(job, 0.5 if job.name == "base" else 1.0, able[job.name]) for job in left]
     results = Results(reversed([*found, line(Job("method", "nca", 0, 0, {"of": "another setting"}), 0.0)]), experiment)
@@ -92,7 +91,9 @@ def test_results_are_of_the_lines_that_the_experiment_asks_for():
     assert results.change("kept", ABILITIES[0], before="nca").mean == pytest.approx(49)
     assert results.kl("nca") == (0.5, 0.5, 0.5)
     with pytest.raises(LookupError, match="nca, world 1, order 1: it was not run"):
-        Results([one for one in found if (one["name"], one["world"], one["order"]) != ("nca", 1, 1)], experiment).kl("nca")
+        Results([one for one in found if (one["name"], one["world"], one["order"]) != ("nca", 1, 1)], experiment).kl(
+            "nca"
+        )
 
 
 def test_two_workers_run_every_job_once_and_a_broken_one_ends_the_run(tmp_path, monkeypatch):
@@ -106,20 +107,22 @@ def test_two_workers_run_every_job_once_and_a_broken_one_ends_the_run(tmp_path, 
         "for text in sys.stdin:\n"
         "    job = json.loads(text)\n"
         "    if job['name'] == sys.argv[1]: sys.exit('no more')\n"
-        "    side = {'scores': {'safety/global': 100.0, **dict.fromkeys(" + repr(ABILITIES) + ", 50.0)}, 'passed': {}}\n"
-        "    print(json.dumps({'key': json.dumps(job, sort_keys=True), **job, 'dev': side, 'final': side}), flush=True)\n"
+        "    side = {'scores': {'safety/global': 100.0, **dict.fromkeys("
+        + repr(ABILITIES)
+        + ", 50.0)}, 'passed': {}}\n"
+        "    print(json.dumps({**job, 'dev': side, 'final': side}), flush=True)\n"
     )
     experiment, file = Experiment(TWO, worlds=(0, 1), orders=(0, 1)), tmp_path / "out.jsonl"
     monkeypatch.setattr(main, "WORKER", [*main.WORKER[:1], str(program), "none"])
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
-    keys = [one["key"] for one in lines.read(file)]
+    keys = [key_of(one) for one in lines.read(file)]
     assert len(keys) == len(set(keys)) == 3 + 3 + 8
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     assert len(lines.read(file)) == len(keys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "worker.py"]
     file.unlink()
     monkeypatch.setattr(main, "WORKER", [*main.WORKER[:2], "kept"])
-    with pytest.raises(UserError, match="kept.*broke: no more"):
+    with pytest.raises(UserError, match=r"kept.*broke: no more"):
         main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     assert threading.active_count() < 10
     assert json.loads(file.read_text().splitlines()[0])["name"] == "base"
