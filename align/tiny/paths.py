@@ -26,6 +26,7 @@ from align.config import CONFIGS, Config, load_config
 from align.errors import UserError
 from align.files import write_json, writing
 from align.parallel import World
+from align.sections import DataSection, ModelSection
 from align.tiny.build import toy_world_id, write_toy_world
 from align.tiny.evaluate import evaluate, samples, table
 from align.tiny.guard import guard_id, write_guard
@@ -74,7 +75,7 @@ def resolve_tiny(config: Config, world: World, train: Train) -> bool:
     Raises UserError if they are of two toy worlds: what one holds out, the other may train on.
     """
     aligns_base = split_seed(config.model.path)[0] == "tiny:base"
-    sections = {"model.path": config.model, "data.path": config.data}
+    sections: dict[str, ModelSection | DataSection] = {"model.path": config.model, "data.path": config.data}
     seeds = {key: split_seed(section.path)[1] for key, section in sections.items() if section.path.startswith("tiny:")}
     if len({*seeds.values()}) > 1:
         (key, seed), *_, (other, wanted) = seeds.items()
