@@ -87,7 +87,7 @@ def test_where_no_checkpoint_is_whole_nothing_runs(run, tmp_path, capsys):
     capsys.readouterr()
     assert train.main([*run, "--resume"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "none of 2 is whole; remove that folder to begin again" in said
+    assert said.count("\n") == 1 and "none of 2 is whole (step-000003: rank-000.safetensors " in said
 
 
 def test_five_hundred_mutations_of_a_checkpoint(run, tmp_path):
@@ -245,7 +245,7 @@ def test_a_step_number_beyond_six_digits_is_the_newest(tmp_path):
 
 def test_an_output_in_use_is_found_before_the_data_is_read(run, capsys, monkeypatch):
     capsys.readouterr()
-    monkeypatch.setattr(train, "load_dataset", None)
+    monkeypatch.setattr(train, "load_sources", None)
     assert train.main(run) == 2
     assert "already in use; add --resume" in capsys.readouterr().err
 

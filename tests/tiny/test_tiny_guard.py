@@ -240,7 +240,7 @@ def test_worlds_of_other_seeds_are_apart(tmp_path, monkeypatch):
         assert paths.resolve_tiny(config, world, trainer) and config.data.path == str(folder / "pairs.jsonl")
         config = load_config(["--config", "tiny", "--loss", "nca", "--model", "tiny:base@2"])
         with pytest.raises(
-            UserError, match=r"model.path is of the toy world of seed 2, data.path of 0: .* tiny:base@0"
+            UserError, match=r"data\.path tiny:pairs is of another toy world than model\.path; give tiny:pairs@2"
         ):
             paths.resolve_tiny(config, world, trainer)
         for path in ("tiny:base@", "tiny:base@x", "tiny:base@-1", "tiny:bass@1", "tiny:guard@1", "tiny:base@1@1"):
