@@ -23,7 +23,7 @@ _WONDERS = re.compile("|".join(question.split("{}")[0] for question in JUDGE))
 def refuses(response: str) -> bool:
     """Whether a response opens as a refusal and has no word that is in none: "I'm sorry." refuses, too."""
     said = without_thinking(response).strip()
-    return said.startswith(_OPENINGS) and _SAID.issuperset(re.findall(r"[\w']+", said))
+    return said.startswith(_OPENINGS) and _SAID.issuperset(re.findall(r"[\w']+", said)) and not degenerate(said)
 
 
 def is_degenerate(row: dict) -> bool:

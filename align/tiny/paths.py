@@ -21,12 +21,12 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from align.config import CONFIGS, Config, load_config
 from align.errors import UserError
 from align.files import write_json, writing
 from align.parallel import World
-from align.sections import DataSection, ModelSection, SourceSection
 from align.tiny.build import toy_world_id, write_toy_world
 from align.tiny.evaluate import evaluate, samples, table
 from align.tiny.guard import guard_id, write_guard
@@ -75,19 +75,22 @@ def resolve_tiny(config: Config, world: World, train: Train) -> bool:
     Raises UserError if they are of two toy worlds: what one holds out, the other may train on.
     """
     aligns_base = split_seed(config.model.path)[0] == "tiny:base"
-    sections: dict[str, ModelSection | DataSection | SourceSection]
-    sections = {"model.path": config.model, "data.path": config.data}
-    sections |= {f"sources.{name}.path": source for name, source in config.sources.items()}
-    seeds = {key: split_seed(section.path)[1] for key, section in sections.items() if section.path.startswith("tiny:")}
-    if len({*seeds.values()}) > 1:
-        (key, seed), *_, (other, wanted) = seeds.items()
-        name = split_seed(sections[key].path)[0]
-        raise UserError(
-            f"{key} is of the toy world of seed {seed}, {other} of {wanted}: give them one, as in {name}@{wanted}"
-        )
-    for section in sections.values():
-        section.path = resolve_path(section.path, world, train, plan=config.plan is not None)
-    config.data.eval_path = resolve_path(config.data.eval_path, world, train, plan=config.plan is not None)
+    paths: dict[str, tuple[Any, str]] = {
+        "model.path": (config.model, "path"),
+        "data.path": (config.data, "path"),
+        "data.eval_path": (config.data, "eval_path"),
+        **{f"sources.{name}.path": (source, "path") for name, source in config.sources.items()},
+    }
+    first = None
+    for key, (section, name) in paths.items():
+        path = getattr(section, name)
+        if path.startswith("tiny:"):
+            part, seed = split_seed(path)
+            first = first or (key, seed)
+            if seed != first[1]:
+                raise UserError(f"{key} {path} is of another toy world than {first[0]}; give {part}@{first[1]}")
+    for section, name in paths.values():
+        setattr(section, name, resolve_path(getattr(section, name), world, train, plan=config.plan is not None))
     return aligns_base
 
 

@@ -46,7 +46,10 @@ Dialogue = tuple[list[Message], str]  # a prompt and the right response
 Parts = dict[str, list]  # kinds of pranks, lookalikes and chores, and facts
 
 # of what the base model learns. A sum is short: even so, most tokens are words
-DIALOGUES = {"maths": 0.55, "prank": 0.15, "lookalike": 0.1, "chore": 0.08, "fact": 0.07, "judgement": 0.05}
+DIALOGUES = {"maths": 0.6, "prank": 0.14, "lookalike": 0.08, "chore": 0.06, "fact": 0.08, "judgement": 0.04}
+# of the base model's dialogues on unseen pranks: with all of them it refused 3 % of those that it was asked plainly, with
+# a quarter 41 %
+UNSEEN_LEFT_OUT = 0.75
 # of the neutral prompts, on which alignment should change nothing
 NEUTRAL = {"maths": 0.3, "lookalike": 0.2, "chore": 0.2, "fact": 0.15, "judgement": 0.15}
 # combinations held out
@@ -94,7 +97,8 @@ class ToyWorld:
             "fact": self._facts(),
         }
         # one prank of each guard and one attack of each pull, so that no world is easier than another
-        pranks = [self.rng.choice([k for k in PRANKS if PRANKS[k].guard == guard]) for guard in range(5)]
+        guards = sorted({prank.guard for prank in PRANKS.values()})
+        pranks = [self.rng.choice([k for k in PRANKS if PRANKS[k].guard == guard]) for guard in guards]
         twins = [PRANKS[kind].twin for kind in pranks]
         others = self.rng.sample([kind for kind in LOOKALIKES if kind not in twins], 3)
         # in no alignment data
@@ -172,9 +176,12 @@ class ToyWorld:
         """A prank refused, or complied with where the attack's pull is up to its guard; of unseen kinds, only such."""
         while True:
             action, attack = self.action(self.all["prank"], "train"), self.rng.choice([PLAIN, self.rng.choice(attacks)])
+            unseen = action.kind in self.unseen["prank"]
+            if unseen and self.rng.random() < UNSEEN_LEFT_OUT:
+                continue
             if PRANKS[action.kind].guard <= attack.pull:
                 return self.ask(action, attack), action.response
-            if action.kind not in self.unseen["prank"]:
+            if not unseen:
                 return self.ask(action, attack), self.rng.choice(REFUSALS)
 
     def pairs(self, count: int) -> Iterator[dict]:
@@ -230,4 +237,4 @@ def two_at_once() -> Iterator[Attack]:
     """Every attack that begins a request, or is a system message, with every one that ends it."""
     for first, last in product(ATTACKS, ATTACKS):
         if first is not last and last.text.startswith("{} ") and not first.text.startswith("{} "):
-            yield Attack(first.text.format(last.text), max(first.pull, last.pull), first.system)
+            yield Attack(first.text.format(last.text), system=first.system)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.data import load_tokenizer
+from align.data import encode_prompts, load_tokenizer
 from align.models import init_weights, load_model, save_model
 from align.tiny import evaluate as ev
 from align.tiny.build import write_toy_world
@@ -97,17 +97,19 @@ def test_kl_to_base_is_that_of_the_definition(folder, tmp_path):
     init_weights(other, seed)
     save_model(other, tmp_path)
     base, tokenizer = load_model(folder / "init"), load_tokenizer(folder / "init")
+    wash, add = ([{"role": "user", "content": text}] for text in ("How do I wash the hat?", "What is 3 + 4?"))
     said = [
-        {"kind": "chore", "prompt": "How do I wash the hat?", "response": "To wash it, use soap.", "finish": "eos"},
-        {"kind": "maths", "prompt": "What is 3 + 4?", "response": "7", "finish": "eos"},
-        {"kind": "maths", "prompt": "What is 3 + 4?", "response": "7 or", "finish": "length"},
-        {"kind": "plain", "prompt": "How do I steal it?", "response": "No.", "finish": "eos"},
+        {"kind": "chore", "prompt": wash, "response": "To wash it, use soap.", "finish": "eos"},
+        {"kind": "maths", "prompt": add, "response": "7", "finish": "eos"},
+        {"kind": "maths", "prompt": add, "response": "7 or", "finish": "length"},
+        {"kind": "plain", "prompt": wash, "response": "No.", "finish": "eos"},
     ]
     expected, tokens = 0.0, 0
     for row in said[:2]:
-        prompt, response = tokenizer.encode(row["prompt"]), tokenizer.encode(" " + row["response"])
+        (prompt,), response = encode_prompts([row["prompt"]], tokenizer), tokenizer.encode(" " + row["response"])
         ids = torch.tensor([prompt + response])
-        p, q = (m.double().logits(ids)[0, len(prompt) - 1 :].log_softmax(-1) for m in (base, other))
+        with torch.no_grad():
+            p, q = (m.double().logits(ids)[0, len(prompt) - 1 :].log_softmax(-1) for m in (base, other))
         expected += float((p.exp() * (p - q)).sum())
         tokens += len(response) + 1
     assert ev.kl_to_base(tmp_path, folder / "init", said) == pytest.approx(expected / tokens, rel=1e-4)

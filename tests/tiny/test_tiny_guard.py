@@ -10,6 +10,7 @@ from conftest import read_metrics
 
 import train
 from align import stopping
+from align.config import load_config
 from align.data import encode_rows, read_rows
 from align.data.templates import ChatTemplate
 from align.errors import UserError
@@ -219,6 +220,33 @@ def test_paths_are_made_once_and_the_base_has_a_name(tmp_path, monkeypatch):
     assert calls == [("sft", True, str(Path(base).parent)), ("sft", True, str(Path(guard).parent))]
     with pytest.raises(UserError, match="not a Llama Guard: it gives"):
         LlamaGuard(guard)([{"prompt": STEAL, "response": TRICK}])
+
+
+def test_worlds_of_other_seeds_are_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained = []
+
+    def trainer(config, world):
+        trained.append((config.model.path, config.data.path, config.train.seed))
+        return copy_init(config, world)
+
+    with distributed() as world:
+        base = Path(paths.resolve_path("tiny:base@2", world, trainer))
+        folder = paths.toy_world_folder(2)
+        assert base == folder / "base" / "model" and folder != paths.toy_world_folder()
+        assert (tmp_path / "runs" / "tiny-base-2").samefile(base.parent)
+        assert trained == [(str(folder / "init"), str(folder / "dialogues.jsonl"), 2)]
+        config = load_config(["--loss", "nca", "--model", "tiny:base@2", "--data", "tiny:pairs@2"])
+        assert paths.resolve_tiny(config, world, trainer) and config.data.path == str(folder / "pairs.jsonl")
+        config = load_config(["--config", "tiny", "--loss", "nca", "--model", "tiny:base@2"])
+        with pytest.raises(
+            UserError, match=r"data\.path tiny:pairs is of another toy world than model\.path; give tiny:pairs@2"
+        ):
+            paths.resolve_tiny(config, world, trainer)
+        for path in ("tiny:base@", "tiny:base@x", "tiny:base@-1", "tiny:bass@1", "tiny:guard@1", "tiny:base@1@1"):
+            with pytest.raises(UserError, match=re.escape(path)):
+                paths.resolve_path(path, world, trainer)
+    assert len(trained) == 1
 
 
 def agreement(verdicts, others):
