@@ -131,7 +131,11 @@ def main(argv: list[str]) -> int:
     def run() -> None:
         if not args.report:
             Pool(experiment, file, args.workers, time.monotonic() + 3600 * args.hours).run()
-        print(report(lines.read(file), experiment))
+        try:
+            text = report(lines.read(file), experiment, file)
+        except LookupError as error:
+            raise UserError(f"{file} has not all that the report needs: {error.args[0]}") from None
+        print(text)
 
     return command.attempt(run)
 

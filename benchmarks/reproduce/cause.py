@@ -50,7 +50,7 @@ def flags_of(method: str, optimizer_name: str) -> dict[str, Any]:
     return flags | ({"loss.beta": usual["beta"]} if "beta" in usual else {})
 
 
-def compare(name: str, methods: tuple[str, ...], base: str, trained: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+def compare(name: str, methods: list[str], base: str, trained: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
     """How far each method moved the weights, and the cosines between the moves: of every method's with the first one's,
     and the least of all pairs'. trained: from flags of train.py to the folder of a model.
     """

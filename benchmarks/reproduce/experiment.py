@@ -86,13 +86,14 @@ class Experiment:
     recipes: tuple[Recipe, ...]
     worlds: tuple[int, ...] = WORLDS
     orders: tuple[int, ...] = ORDERS
-    causes: tuple[str, ...] = ()  # keys of cause.OPTIMIZERS
+    causes: tuple[str, ...] = ()  # keys of cause.OPTIMIZERS, under which the first steps of
+    compared: tuple[str, ...] = PAPER  # these are compared
 
     def jobs(self, lines: Iterable[Line]) -> list[Job]:
         """What can be run now, in order: choices first, then each order in all worlds."""
         known = {key_of(line): line for line in lines}
         found = [Job("base", "base", world, 0) for world in (CHOICE_WORLD, *self.worlds)]
-        found += [Job("cause", name, CHOICE_WORLD, 0) for name in self.causes]
+        found += [Job("cause", name, CHOICE_WORLD, 0, {"methods": list(self.compared)}) for name in self.causes]
         choices = {recipe.name: choices_of(recipe) for recipe in self.recipes}
         found += [job for jobs in choices.values() for job in jobs]
         settled = [recipe for recipe in self.recipes if all(job.key in known for job in choices[recipe.name])]
@@ -114,4 +115,4 @@ def full() -> Experiment:
 def fast() -> Experiment:
     """Of every stage something, in a few minutes: it shows that all of it runs, not what comes out."""
     recipes = [Recipe(one.name, one.settings[:1], one.stage) for one in (method("nca"), method("dpo"), cures()[2])]
-    return Experiment(tuple(recipes), worlds=(0,), orders=(0,))
+    return Experiment(tuple(recipes), worlds=(0,), orders=(0,), causes=tuple(OPTIMIZERS)[:1], compared=PAPER[:2])

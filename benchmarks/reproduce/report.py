@@ -1,13 +1,16 @@
 """docs/results.md: its text is results.md.jinja, and every table and number in it is computed from the result lines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from align.tiny.evaluate import ABILITIES
-from benchmarks.reproduce.experiment import PAPER, Experiment
+from benchmarks.records import ROOT
+from benchmarks.reproduce import cause
+from benchmarks.reproduce.choose import SAFE_ENOUGH
+from benchmarks.reproduce.experiment import CHOICE_WORLD, PAPER, Experiment
 from benchmarks.reproduce.results import Results
 from benchmarks.reproduce.stats import within
 
@@ -122,11 +125,41 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "none"
 
 
-def report(lines: list[dict[str, Any]], experiment: Experiment) -> str:
-    """The text with what is known; raises LookupError where lines are missing that it needs."""
+def causes_table(results: Results, optimizers: Iterable[str], compared: Sequence[str]) -> str:
+    """A row an optimizer: of each method the cosine with the first one's move, and its length beside that one's."""
+    rows = [["optimizer", *(f"`{name}`" for name in compared), "least of all pairs"]]
+    rows.append(["---", *["---:"] * (len(compared) + 1)])
+    for optimizer in optimizers:
+        line = results.cause(optimizer)
+        cosines, norms = line["cosines"], line["norms"]
+        cells = [f"{cosines[name]:.2f}, x{norms[name] / norms[compared[0]]:.2g}" for name in compared]
+        rows.append([optimizer, *cells, f"{line['least']:.2f}"])
+    return markdown(rows)
+
+
+def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> str:
+    """The text with the numbers of the lines. Raises LookupError where some that it needs are not there yet."""
     results = Results(lines, experiment)
+    names = {
+        stage: [recipe.name for recipe in experiment.recipes if recipe.stage == stage] for stage in ("method", "cure")
+    }
+    used = results.used()
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    helpers = (methods_table, cures_table, claims, listed, verdict)
     return environment.from_string(TEXT.read_text(encoding="utf-8")).render(
-        results=results, experiment=experiment, lines=lines, **{helper.__name__: helper for helper in helpers}
+        choice_world=CHOICE_WORLD,
+        safe_enough=SAFE_ENOUGH,
+        abilities=[NAMES.get(name, name) for name in ABILITIES],
+        worlds=experiment.worlds,
+        orders=experiment.orders,
+        runs=len(used),
+        hours=sum(line["cpu_s"] for line in used) / 3600,
+        machine=" and ".join(sorted({line["machine"] for line in used})),
+        methods=methods_table(results, names["method"]),
+        claims=claims(results) if set(PAPER) <= {*names["method"]} else [],
+        cause_steps=cause.STEPS,
+        causes=causes_table(results, experiment.causes, experiment.compared),
+        goal=GOAL,
+        point=POINT,
+        cures=cures_table(results, names["cure"]),
+        file=file.relative_to(ROOT) if file.is_relative_to(ROOT) else file,
     )

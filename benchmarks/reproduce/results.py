@@ -37,6 +37,21 @@ class Results:
             raise LookupError(f"{name}: its setting is not chosen yet")
         return [found[world] for world in sorted(found)]
 
+    def cause(self, name: str) -> dict[str, Any]:
+        """The line of a comparison of first steps. Raises LookupError where it is not there yet."""
+        found = [
+            self.lines[job.key]
+            for job in self.jobs
+            if (job.stage, job.name) == ("cause", name) and job.key in self.lines
+        ]
+        if not found:
+            raise LookupError(f"the first steps under {name}: they were not run")
+        return found[0]
+
+    def used(self) -> list[dict[str, Any]]:
+        """The lines that are asked for and there."""
+        return [self.lines[job.key] for job in self.jobs if job.key in self.lines]
+
     def passed(self, name: str, key: str) -> Passed:
         """Of each world (orders, requests): for the base (1, requests)."""
         return [np.stack([unpacked(line["final"]["passed"][key]) for line in world]) for world in self.runs(name)]

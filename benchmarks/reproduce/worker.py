@@ -22,7 +22,7 @@ from align.tiny.evaluate import evaluate, kl_to_base
 from align.tiny.judge import is_degenerate, refuses
 from align.tiny.paths import resolve_path, resolve_tiny, toy_world_folder
 from benchmarks.reproduce.cause import compare
-from benchmarks.reproduce.experiment import PAPER, Job
+from benchmarks.reproduce.experiment import Job
 from benchmarks.reproduce.files import FILES, file_of, one_at_a_time
 from benchmarks.reproduce.lines import packed
 
@@ -43,7 +43,9 @@ def run(job: Job, world: World) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         try:
             if job.stage == "cause":
-                line |= compare(job.name, PAPER, base, lambda flags: trained(job, flags, Path(scratch), world))
+                line |= compare(
+                    job.name, job.flags["methods"], base, lambda flags: trained(job, flags, Path(scratch), world)
+                )
             else:
                 model = trained(job, job.flags, Path(scratch), world) if job.flags else base
                 line |= measured(job, model, base, known)

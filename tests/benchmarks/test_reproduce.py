@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from align.tiny.evaluate import ABILITIES
-from benchmarks.reproduce import lines
+from benchmarks.reproduce import lines, stats
 from benchmarks.reproduce.choose import chosen
-from benchmarks.reproduce.experiment import CHOICE_WORLD, Experiment, Job, Recipe, key_of, method
+from benchmarks.reproduce.experiment import CHOICE_WORLD, PAPER, Experiment, Job, Recipe, fast, key_of, method
+from benchmarks.reproduce.report import claims, report
 from benchmarks.reproduce.results import SETS, Results
 
 TWO = (
@@ -79,10 +80,7 @@ def test_bits_come_back():
 
 def test_results_are_of_the_lines_that_the_experiment_asks_for():
     experiment = Experiment(TWO, worlds=(0, 1), orders=(0, 1))
-    found = []
-    while left := [job for job in experiment.jobs(found) if job.key not in set(map(key_of, found))]:
-        able = {"base": 1.0, "nca": 0.5, "kept": 0.99}
-        found += [line(job, 0.5 if job.name == "base" else 1.0, able[job.name]) for job in left]
+    found = measured(experiment, {"base": 1.0, "nca": 0.5, "kept": 0.99})
     results = Results(reversed([*found, line(Job("method", "nca", 0, 0, {"of": "another setting"}), 0.0)]), experiment)
     assert not results.missing
     assert results.share("nca", "global") == pytest.approx((100, 100, 100), abs=1)
@@ -94,6 +92,40 @@ def test_results_are_of_the_lines_that_the_experiment_asks_for():
         Results([one for one in found if (one["name"], one["world"], one["order"]) != ("nca", 1, 1)], experiment).kl(
             "nca"
         )
+
+
+def measured(experiment, able):
+    """The lines of all that an experiment runs. able: a share of the abilities by name."""
+    found = []
+    while left := {job.key: job for job in experiment.jobs(found)}.keys() - set(map(key_of, found)):
+        for job in [job for job in experiment.jobs(found) if job.key in left]:
+            one = line(job, 0.5 if job.name == "base" else 1.0, able.get(job.name, 0.5))
+            compared = {"norms": {"nca": 1.0, "dpo": 2.0}, "cosines": {"nca": 1.0, "dpo": 0.9}, "least": 0.9}
+            found.append({**one, **compared, "cpu_s": 36.0, "machine": "a machine"})
+    return found
+
+
+def test_the_report_is_computed_from_the_lines(tmp_path):
+    experiment = fast()
+    found = measured(experiment, {"base": 1.0, "nca": 0.6, "nca + sft + anchor": 1.0})
+    text = report(found, experiment, tmp_path / "lines.jsonl")
+    assert "| the base model |  |  | 50.0 [" in text and "| `nca` | 0.025 | 0.00025 | 100.0 [" in text
+    assert "| `nca` | `dpo` | least of all pairs |" in text and "| 1.00, x1 | 0.90, x2 | 0.90 |" in text
+    row = next(row for row in text.splitlines() if row.startswith("| nca + sft + anchor |"))
+    assert "+0.0 [+0.0, +0.0]" in row and row.endswith("| 0.500 [0.500, 0.500] | yes |")
+    assert f"{len(found)} runs took {len(found) / 100:.1f} hours of one core: a machine." in text
+    with pytest.raises(LookupError, match="it was not run"):
+        report(found[:-1], experiment, tmp_path / "lines.jsonl")
+
+
+def test_the_papers_claims_are_judged_by_intervals(monkeypatch):
+    monkeypatch.setattr(stats, "DRAWS", 100)
+    experiment = Experiment(tuple(map(method, PAPER)), worlds=(0, 1), orders=(0, 1))
+    verdicts = lambda able: [holds for _, holds, _ in claims(Results(measured(experiment, able), experiment))]  # noqa: E731
+    assert verdicts({"base": 1.0, "nca": 0.7}) == ["yes"] * 4
+    assert verdicts({"base": 1.0, "nca": 0.7, "slic": 0.9}) == ["yes", "yes", "yes", "no"]
+    assert verdicts({"base": 1.0, "nca": 0.7, "slic": 0.7}) == ["yes", "yes", "yes", "not shown"]
+    assert verdicts({"base": 1.0, "nca": 1.0})[1:] == ["no", "no", "yes"]
 
 
 def test_two_workers_run_every_job_once_and_a_broken_one_ends_the_run(tmp_path, monkeypatch):
