@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
 .PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
-.PHONY: bench-step rounds kill
+.PHONY: bench-step reproduce rounds kill
 
 setup: $(VENV)/ready
 
@@ -78,6 +78,11 @@ kill: setup
 # a training step beside TRL's, on the same work: make bench-step TRL=PYTHON, an interpreter that has trl; alone without
 bench-step: setup
 	$(BIN)/python -m benchmarks.step $(if $(TRL),--trl $(TRL)) $(if $(REPEATS),--repeats $(REPEATS))
+
+# the experiment of docs/results.md: runs what benchmarks/reproduce-cpu.jsonl lacks, hours of two cores, and can be stopped
+# at any moment. FAST=1 runs a little of every part, in minutes
+reproduce: setup
+	$(BIN)/python -m benchmarks.reproduce $(if $(FAST),--fast)
 
 # two rounds on the toy world: respond, make pairs, train, and again
 rounds: setup
