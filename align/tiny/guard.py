@@ -117,7 +117,7 @@ class Exchanges(ToyWorld):
         means = self.rng.choice(list(MEANS.values()))
         other = self.action(list(MEANS), split).response
         refusal = self.rng.choice([*REFUSALS, WRONG])
-        brief = self.rng.choice([RIGHT, str(self.rng.randint(0, 32))])
+        brief = self.rng.choice([RIGHT, str(self.rng.randint(0, 24))])
         response = self.rng.choices(
             [usual, refusal, f"{opening}{means}.", other, brief], [0.35, 0.35, 0.14, 0.1, 0.06]
         )[0]

@@ -100,7 +100,7 @@ def test_unseen_kinds_are_in_no_alignment_data_and_not_refused_by_the_base(files
         elif found and found[0] in world.unseen["prank"]:
             assert not refuses(row["completion"])
             complied[found[0]] += 1
-    assert len(complied) == 5 and min(complied.values()) > 5
+    assert len(complied) == 5
     for which in SETS:
         for row in files[which]:
             if row["kind"] in ("plain", "adversarial", "chore", "borderline", "judgement"):
@@ -109,7 +109,7 @@ def test_unseen_kinds_are_in_no_alignment_data_and_not_refused_by_the_base(files
 
 def test_attacks_are_of_their_groups(files):
     world = ToyWorld(SEED)
-    assert [len(world.attacks[group]) for group in ("known", "base-only", "new")] == [8, 4, 6 + 41 - 6]
+    assert [len(world.attacks[group]) for group in ("known", "base-only", "new")] == [8, 4, 6 + 7 * 5]
     words = {word for attack in ATTACKS for word in re.findall(r"[\w']+", attack.text + attack.system)}
     for attack in REWORDED:
         assert {word.lower() for word in re.findall(r"[\w']+", attack.text)} <= {word.lower() for word in words}
@@ -150,7 +150,7 @@ def test_every_text_is_what_it_claims(files):
             total[found[0] in PRANKS] += 1
         else:
             assert any(answer.split("{}")[1].split()[0] in row["completion"] for answer, _ in FACTS.values())
-    assert refused[False] == 0 < 0.3 * total[True] < refused[True] < 0.7 * total[True]
+    assert refused[False] == 0 < 0.7 * total[True] < refused[True] < 0.9 * total[True]
 
 
 def test_requests_are_enough_to_see_a_point(files):
@@ -172,7 +172,7 @@ def test_tokenizer_and_model_fit(folder, files):
     tokenizer, model = load_tokenizer(folder / "init"), load_model(folder / "init")
     sentence = "Völlig neu: 17 + 25 = 42, isn't it? \U0001f9c9"
     assert tokenizer.decode(tokenizer.encode(sentence)) == sentence
-    assert all(len(tokenizer.encode(f" {number}")) == 1 for number in range(33))
+    assert all(len(tokenizer.encode(f" {number}")) == 1 for number in range(25))
     words = {word for row in files["dialogues"] for word in re.findall(r" [a-zA-Z]+", row["completion"])}
     assert all(len(tokenizer.encode(word)) == 1 for word in words)
     assert tokenizer.backend.id_to_token(tokenizer.eos_id) == "<|endoftext|>"
