@@ -23,10 +23,10 @@ FILES: dict[str, tuple[str, list[str], list[str]]] = {
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Workers that need a file which is not there yet wait for the one that makes it."""
+def one_at_a_time(seed: int) -> Iterator[None]:
+    """Workers that need what is not there yet of the world of a seed wait for the one that makes it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
+    with (FOLDER / f"lock-{seed}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -34,7 +34,7 @@ def one_at_a_time() -> Iterator[None]:
 def file_of(name: str, seed: int, world: World) -> str:
     """The path of a file of FILES for the toy world of a seed, made if it is not there yet."""
     prompts, respond_flags, pairs_flags = FILES[name]
-    with one_at_a_time():
+    with one_at_a_time(seed):
         base = resolve_path(f"tiny:base@{seed}", world, train.train)
         made = FOLDER / f"{Path(base).parent.parent.name}-{name}.jsonl"
         if not made.exists():

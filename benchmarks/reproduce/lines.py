@@ -28,7 +28,6 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def append(file: Path, line: dict[str, Any]) -> None:
     """Behind the last whole line."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     text = file.read_bytes() if file.exists() else b""
     with file.open("r+b" if text else "wb") as out:
         out.seek(text.rfind(b"\n") + 1)

@@ -36,8 +36,8 @@ SETS = {
 def run(job: Job, world: World) -> dict[str, Any]:
     """The line of a job, which says why where the training ended early."""
     began = time.process_time()
-    line: dict[str, Any] = vars(job).copy()
-    with one_at_a_time():  # the first worker that needs a base model trains it
+    line: dict[str, Any] = {**vars(job), "toy_world": toy_world_folder(job.world).name}
+    with one_at_a_time(job.world):  # the first worker that needs a base model trains it
         base = resolve_path(f"tiny:base@{job.world}", world, train.train)
         known = own_responses(base, job.world)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,18 +143,22 @@ def test_two_workers_run_every_job_once_and_a_broken_one_ends_the_run(tmp_path, 
         "    side = {'scores': {'safety/global': 100.0, **dict.fromkeys("
         + repr(ABILITIES)
         + ", 50.0)}, 'passed': {}}\n"
-        "    print(json.dumps({**job, 'dev': side, 'final': side}), flush=True)\n"
+        "    print(json.dumps({**job, 'toy_world': sys.argv[2], 'dev': side, 'final': side}), flush=True)\n"
     )
     experiment, file = Experiment(TWO, worlds=(0, 1), orders=(0, 1)), tmp_path / "out.jsonl"
-    monkeypatch.setattr(main, "WORKER", [*main.WORKER[:1], str(program), "none"])
+    monkeypatch.setattr(main, "WORKER", [*main.WORKER[:1], str(program), "none", "a world"])
+    monkeypatch.setattr(main, "toy_world_folder", lambda seed: Path("runs", "a world"))
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     keys = [key_of(one) for one in lines.read(file)]
     assert len(keys) == len(set(keys)) == 3 + 3 + 8
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     assert len(lines.read(file)) == len(keys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "worker.py"]
+    # of a toy world that has changed all is run again
+    monkeypatch.setattr(main, "toy_world_folder", lambda seed: Path("runs", "another"))
+    assert main.Pool(experiment, file, 2, time.monotonic() + 60).lines == []
     file.unlink()
-    monkeypatch.setattr(main, "WORKER", [*main.WORKER[:2], "kept"])
+    monkeypatch.setattr(main, "WORKER", [*main.WORKER[:2], "kept", "a world"])
     with pytest.raises(UserError, match=r"kept.*broke: no more"):
         main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     assert threading.active_count() < 10
