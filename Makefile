@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
 .PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
-.PHONY: bench-step rounds kill
+.PHONY: bench-step rounds real kill
 
 setup: $(VENV)/ready
 
@@ -82,3 +82,7 @@ bench-step: setup
 # two rounds on the toy world: respond, make pairs, train, and again
 rounds: setup
 	$(BIN)/python -m benchmarks.rounds
+
+# a real model made safe, before and after: make real MODEL=DIR DATA=DIR; hours on two cores, and it goes on where it was
+real: setup
+	$(BIN)/python -m benchmarks.real --model $(MODEL) --data $(DATA)
