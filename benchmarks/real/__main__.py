@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ class Runner:
 
     def __call__(self, what: str, *words: object) -> None:
         line = [str(word) for word in words]
-        print(f"\n$ python {' '.join(line)}", flush=True)
+        print(f"\n$ python {shlex.join(line)}", flush=True)
         before = self.spent()
         environment = {**os.environ, "XSTEST": str(self.options.data / "xstest")}
         status = subprocess.run([sys.executable, *line], cwd=records.ROOT, env=environment).returncode
@@ -92,7 +93,7 @@ def make_pairs(run: Runner) -> dict[str, Path]:
     return made
 
 
-def align(run: Runner, name: str, recipe: Recipe, seed: int, made: dict[str, Path]) -> Path:
+def train(run: Runner, name: str, recipe: Recipe, seed: int, made: dict[str, Path]) -> Path:
     """One training: the folder of the aligned model."""
     output = run.folder / name
     if not (output / "model" / "config.json").is_file():
@@ -170,7 +171,7 @@ def real(options: argparse.Namespace) -> str:
             if recipe == "base":
                 model, numbers = Path(options.model), base_numbers
             else:
-                model = align(run, name, RECIPES[recipe], seed, made)
+                model = train(run, name, RECIPES[recipe], seed, made)
                 numbers, _ = evaluate(run, name, model)
             before = os.times().user
             numbers = numbers + measure(model, Path(options.model), said, solved)

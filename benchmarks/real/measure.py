@@ -31,7 +31,7 @@ def distributions(model: Decoder, groups: Sequence[Group]) -> Iterator[tuple[Ten
     (T, V) float32 and (T,) int64.
     """
     for group in groups:
-        ids = torch.tensor([[*group.prompt_ids, *group.response_ids[0]]])
+        ids = torch.tensor([[*group.prompt_ids, *group.response_ids[0]]], device=model.embedding.weight.device)
         start = len(group.prompt_ids)
         yield model.logits(ids[:, :-1])[0, start - 1 :].float().log_softmax(dim=-1), ids[0, start:]
 
@@ -41,7 +41,11 @@ def measure(folder: Path, base_folder: Path, said: Sequence[Row], solved: Sequen
 
     said, solved: rows with one response. Two entries of a record, each with its values and tokens.
     """
-    tokenizer, model, base = load_tokenizer(base_folder), load_model(folder), load_model(base_folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer, (model, base) = (
+        load_tokenizer(base_folder),
+        (load_model(f, device=device) for f in (folder, base_folder)),
+    )
 
     def encoded(rows: Sequence[Row]) -> list[Group]:
         return list(encode_rows(rows, tokenizer, max_length=1024)[0])
