@@ -25,6 +25,7 @@ from align import command
 from align.data.rows import Row
 from align.errors import UserError
 from align.judges.degenerate import degenerate
+from align.models import resolve_model
 from benchmarks import records
 from benchmarks.real.measure import measure, solutions
 from benchmarks.real.prompts import write_prompts
@@ -142,7 +143,7 @@ def judged(results: dict[str, Any]) -> list[dict[str, Any]]:
     return numbers
 
 
-def evaluate(run: Runner, name: str, model: Path | str) -> tuple[list[dict[str, Any]], list[Row]]:
+def evaluate(run: Runner, name: str, model: Path) -> tuple[list[dict[str, Any]], list[Row]]:
     """The marks of a model, and what it wrote to neutral requests where that is text."""
     output = run.folder / f"{name}-eval"
     suite = ["--suite", HERE / "suite.toml", "--data", run.folder / "prompts"]
@@ -169,12 +170,12 @@ def real(options: argparse.Namespace) -> str:
                 continue
             name = recipe if recipe == "base" else f"{recipe}-{seed}"
             if recipe == "base":
-                model, numbers = Path(options.model), base_numbers
+                model, numbers = options.model, base_numbers
             else:
                 model = train(run, name, RECIPES[recipe], seed, made)
                 numbers, _ = evaluate(run, name, model)
             before = os.times().user
-            numbers = numbers + measure(model, Path(options.model), said, solved)
+            numbers = numbers + measure(model, options.model, said, solved)
             shared = ("respond", "respond/system", "respond/neutral") if recipe == "base" else ()
             cost = {
                 what: minutes for what, minutes in run.known().items() if what in shared or what.startswith(f"{name}/")
@@ -214,6 +215,7 @@ def main(argv: list[str]) -> int:
         card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         slug = "-".join(card.lower().split())
         options.record = options.record or records.FOLDER / f"real-smollm2-{slug}.jsonl"
+        options.model = resolve_model(options.model).resolve()
         options.data, options.output = options.data.resolve(), options.output.resolve()
         print(f"\n{real(options)}", flush=True)
 
