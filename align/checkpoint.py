@@ -153,7 +153,7 @@ def find_checkpoint(folder: Path, made_of: dict[str, str], world: World) -> Path
 
     Raises UserError where none of several is whole, for one of an older version, and for one of another model or data.
     """
-    found = checkpoints(folder)
+    found, damages = checkpoints(folder), []
     for path in reversed(found):
         if any(path.glob("*.distcp")):
             raise UserError(
@@ -164,11 +164,13 @@ def find_checkpoint(folder: Path, made_of: dict[str, str], world: World) -> Path
         if not damage:
             check_made_of(path, made_of)
             return path
+        damages.append(f"{path.name}: {damage}")
         if world.main:
             print(f"{path} is damaged ({damage}): looking for the newest one that is whole", flush=True)
     if found:
         raise UserError(
-            f"{folder / 'checkpoints'}: none of {len(found)} is whole; remove that folder to begin again from step 0"
+            f"{folder / 'checkpoints'}: none of {len(found)} is whole ({damages[0]}); "
+            "remove that folder to begin again from step 0"
         )
     return None
 

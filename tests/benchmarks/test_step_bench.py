@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from conftest import ROOT
 
 from align.data import encode_rows, load_tokenizer, read_rows
 from align.data.batches import batch_indices
@@ -129,6 +130,13 @@ def test_a_case_whose_files_are_absent_is_left_out(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(peak, "matrix_peak", lambda: 1e12)
     assert step.main(["--case", "hh-harmless", "--output", str(tmp_path / "r.json")]) == 0
     assert f"hh-harmless: left out, no {tmp_path / 'hh.jsonl.gz'}" in capsys.readouterr().out
+
+
+def test_the_docs_have_the_newest_record():
+    record = records.read(sorted(records.FOLDER.glob("step-*.json"))[-1])
+    assert step.table(record["numbers"]) in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    agreed = list(step.comparisons(record["numbers"]))
+    assert agreed and all(line.endswith("losses agree") for line in agreed)
 
 
 @pytest.mark.parametrize(("python", "said"), [("nowhere", "No such file or directory"), (sys.executable, "trl")])
