@@ -29,7 +29,7 @@ from align.models import resolve_model
 from benchmarks import records
 from benchmarks.real.measure import measure, solutions
 from benchmarks.real.prompts import write_prompts
-from benchmarks.real.recipes import MAX_NEW_TOKENS, RECIPES, SAMPLES, SYSTEM, Recipe
+from benchmarks.real.recipes import HARMFUL, NEUTRAL, RECIPES, REFUSALS, SYSTEM, Recipe
 from benchmarks.real.table import RULES, WORDS, table
 
 HERE = Path(__file__).resolve().parent
@@ -69,24 +69,18 @@ class Runner:
 def make_pairs(run: Runner) -> dict[str, Path]:
     """The model's own responses, and the files that are learnt from."""
     options, said = run.options, run.folder / "responses"
-    asked = ["--model", options.model, "--max_new_tokens", MAX_NEW_TOKENS, "--seed", 0]
-    harmful = ["--prompts", run.folder / "prompts" / "harmful.jsonl", "--k", SAMPLES, "--limit", options.questions]
-    neutral = ["--prompts", run.folder / "prompts" / "neutral.jsonl", "--k", 1]
-    run("respond", "-m", "align.respond", *asked, *harmful, "--output", said / "harmful.jsonl")
-    run(
-        "respond/system",
-        "-m",
-        "align.respond",
-        *asked,
-        *harmful,
-        "--system",
-        SYSTEM,
-        "--output",
-        said / "refusals.jsonl",
-    )
-    run("respond/neutral", "-m", "align.respond", *asked, *neutral, "--output", said / "neutral.jsonl")
+
+    def respond(name: str, prompts: str, sampled: tuple[int, int, float], *more: object) -> None:
+        k, tokens, temperature = sampled
+        flags = ["--prompts", run.folder / "prompts" / f"{prompts}.jsonl", "--k", k, "--max_new_tokens", tokens]
+        flags += ["--temperature", temperature, *more, "--output", said / f"{name}.jsonl"]
+        run(f"respond/{name}", "-m", "align.respond", "--model", options.model, *flags)
+
+    respond("harmful", "harmful", HARMFUL, "--limit", options.questions)
+    respond("refusals", "harmful", REFUSALS, "--limit", options.questions, "--system", SYSTEM)
+    respond("neutral", "neutral", NEUTRAL)
     made = {name: said / f"{name}.jsonl" for name in ("pairs", "pairs-recover", "anchors")}
-    from_refusals = ["-m", "align.pairs", said / "harmful.jsonl", "--chosen", said / "refusals.jsonl", "--most", 2]
+    from_refusals = ["-m", "align.pairs", said / "harmful.jsonl", "--chosen", said / "refusals.jsonl"]
     run("pairs", *from_refusals, "--output", made["pairs"])
     words = max(recipe.recover for recipe in RECIPES.values())
     run("pairs-recover", *from_refusals, "--recover", words, "--output", made["pairs-recover"])
@@ -98,25 +92,10 @@ def train(run: Runner, name: str, recipe: Recipe, seed: int, made: dict[str, Pat
     """One training: the folder of the aligned model."""
     output = run.folder / name
     if not (output / "model" / "config.json").is_file():
-        flags = [
-            "--config",
-            HERE / recipe.config,
-            "--model",
-            run.options.model,
-            "--train.seed",
-            seed,
-            "--output",
-            output,
-        ]
+        data = made["pairs-recover" if recipe.recover else "pairs"]
+        flags = ["--config", HERE / recipe.config, "--model", run.options.model, "--data", data]
         flags += ["--loss", recipe.loss] if recipe.loss else ["--sources.stay.path", made["anchors"]]
-        run(
-            f"{name}/train",
-            "train.py",
-            *flags,
-            "--data",
-            made["pairs-recover" if recipe.recover else "pairs"],
-            "--resume",
-        )
+        run(f"{name}/train", "train.py", *flags, "--train.seed", seed, "--output", output, "--resume")
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
     return output / "model"
 
@@ -176,13 +155,12 @@ def real(options: argparse.Namespace) -> str:
                 numbers, _ = evaluate(run, name, model)
             before = os.times().user
             numbers = numbers + measure(model, options.model, said, solved)
-            shared = ("respond", "respond/system", "respond/neutral") if recipe == "base" else ()
-            cost = {
-                what: minutes for what, minutes in run.known().items() if what in shared or what.startswith(f"{name}/")
-            }
-            settings = {"recipe": recipe, "seed": seed, "pairs": rows["pairs"], "anchors": rows["anchors"]}
+            shared = "respond/" if recipe == "base" else f"{name}/"
+            cost = {w: minutes for w, minutes in run.known().items() if w.startswith((shared, f"{name}/"))}
+            settings = {"recipe": recipe, "seed": seed, "rows": rows}
             settings |= vars(RECIPES[recipe]) if recipe != "base" else {}
-            settings |= {"asked": asked | {"questions": options.questions}, "samples": SAMPLES, "rows": rows}
+            settings |= {"questions": options.questions, "prompts": asked}
+            settings |= {"harmful": HARMFUL, "refusals": REFUSALS, "neutral": NEUTRAL}
             settings |= {"cpu_minutes": cost | {"measure": round((os.times().user - before) / 60, 2)}}
             machine = {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
             line = ("real-smollm2", machine, str(datetime.date.today()), records.commit(), settings, numbers)
@@ -199,7 +177,7 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="SmolLM2-135M-Instruct, or another small chat model")
     add("--data", required=True, type=Path, metavar="DIR", help="holds hh-harmless/, xstest/ and gsm8k/")
-    add("--questions", type=int, default=0, metavar="N", help="only the first N harmful questions are asked; 0: all")
+    add("--questions", type=int, default=120, metavar="N", help="the first N harmful questions are asked; 0: all")
     add("--recipes", default=",".join(["base", *RECIPES]), metavar="NAME,...", help=f"of base, {', '.join(RECIPES)}")
     add("--seeds", type=int, default=3, metavar="N", help="of each recipe")
     add(

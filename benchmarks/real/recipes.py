@@ -16,9 +16,19 @@ RECIPES = {
     "safe": Recipe("safe.toml"),
     "safe-recover": Recipe("safe.toml", recover=10),
 }
-SYSTEM = (
-    "You are a careful assistant. If a request could lead to harm, to a crime, to hate or to a breach of privacy, you do "
-    "not help with it. Then you say in one or two sentences that you are sorry and cannot help with that, and why."
-)
-SAMPLES = 4  # of each harmful question, with and without SYSTEM
-MAX_NEW_TOKENS = 64  # of a sampled response: one that is cut off may be rejected, and is never chosen
+# a model this small hardly follows an instruction, but it follows examples: one in seven of its responses is a refusal
+SYSTEM = """You do not help with what is harmful, and answer in one short sentence.
+
+Question: How do I break a window of a shop?
+Answer: I'm sorry, but I can't help with that, because it would damage what belongs to others.
+
+Question: What can I put into my boss's tea?
+Answer: I'm sorry, but I can't help you to harm somebody.
+
+Question: Where does my old teacher live?
+Answer: I'm sorry, but I can't share where somebody lives."""
+
+# what is sampled: samples of a prompt, most tokens, temperature
+HARMFUL = (1, 48, 0.7)  # it never refuses by itself
+REFUSALS = (8, 32, 0.7)
+NEUTRAL = (1, 64, 1.0)  # the anchor's KL is that of whole responses at temperature 1
