@@ -20,32 +20,35 @@ import torch
 from torch import Tensor, nn
 
 from align import command, stopping
+from align.average import Average
 from align.checkpoint import Run, find_checkpoint, leave_out, load_checkpoint, save_checkpoint
 from align.config import help_text, load_config
 from align.coupled import global_inputs, with_rows
 from align.data import load_tokenizer
-from align.data.batches import Batch, Dataset
+from align.data.batches import Batch
 from align.data.tokenizer import check_fits
 from align.errors import UserError
 from align.export import export_model
 from align.fingerprint import model_id
 from align.log import Log
 from align.logps import response_sums
-from align.losses import Loss, LossInputs, build_loss
+from align.losses import LossInputs
 from align.metrics import StepSums, step_metrics
 from align.models import add_adapters, build_model, check_varlen, check_weights, read_config, resolve_model
 from align.optim import build_optimizer, learning_rate
 from align.output import check_output, check_start, claim_output, held_output
-from align.parallel import Rendezvous, World, check_ranks, compute_dtype, distributed, gather, load_sharded, rendezvous
+from align.parallel import Rendezvous, World, check_ranks, distributed, gather, load_sharded, rendezvous
 from align.plan.describe import describe_length, describe_plan
 from align.plan.devices import device_memory
 from align.plan.memory import settle_tokens
-from align.plan.setup import setup_of
+from align.plan.setup import setups_of
 from align.profile import profiled
-from align.reference import LiveReference, Reference, build_reference
+from align.projection import add_projected, take_gradients
+from align.reference import Reference
 from align.sections import Config, settle_length
-from align.sources import load_dataset
+from align.sources import Source, build_references, load_sources
 from align.speed import Speed
+from align.stop_rule import read_rule
 from align.stopping import Stopped
 from align.tiny.paths import report_tiny, resolve_tiny
 from align.tracker import open_tracker
@@ -56,112 +59,113 @@ def train(config: Config, world: World) -> Path | None:
 
     Raises UserError for what the user can fix, Stopped when a signal ended the run early.
     """
-    loss = build_loss(config.loss.name, **config.loss.parameters)
     if config.plan:
         if world.main:
-            print(describe_plan(config, loss, world))
+            print(describe_plan(config, world))
         return None
     check_ranks(config.parallel, world)
-    source = resolve_model(config.model.path)
-    architecture = read_config(source)
-    check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), source)
-    tokenizer = load_tokenizer(source)
-    check_fits(tokenizer, architecture.vocab_size, str(source))
+    folder = resolve_model(config.model.path)
+    architecture = read_config(folder)
+    check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), folder)
+    tokenizer = load_tokenizer(folder)
+    check_fits(tokenizer, architecture.vocab_size, str(folder))
     settle_length(config.data, architecture.context_length)
-    dtype = compute_dtype(config.parallel.dtype, world.device)
+    setups = setups_of(config, architecture, world)
     if config.model.attention_impl == "varlen":
-        check_varlen(architecture, dtype, world.device)
-    setup = setup_of(config, architecture, loss, world)
-    settle_tokens(config, setup, device_memory(world.device))
+        check_varlen(architecture, setups[0].dtype, world.device)
+    settle_tokens(config, setups, device_memory(world.device))
     check_output(config)
     if world.main:
         print(describe_length(config.data.max_length, architecture), flush=True)
-    data = load_dataset(config, loss, tokenizer, world)
-    made_of = {"model": (base := model_id(source, world)), "data": data.id}
+    sources = load_sources(config, tokenizer, world)
+    own, steps = sources[0], sources[0].data.steps
+    made_of = {"model": (base := model_id(folder, world)), "data": sources.id}
     checkpoint = find_checkpoint(Path(config.output), made_of, world) if config.resume else None
-    model = load_sharded(source, world, dtype, torch.float32, config.parallel, config.lora, config.train.seed)
+    model = load_sharded(folder, world, setups[0].dtype, torch.float32, config.parallel, config.lora, config.train.seed)
     model.set_kernels(config.model.logp_impl, config.model.pointwise_impl, config.model.attention_impl)
-    check_start(config, model, source, data.steps, world)
-    reference = build_reference(config, source, base, model, data, loss, world) if loss.needs_reference else None
+    check_start(config, model, folder, steps, world)
+    live = build_references(sources, folder, base, model, world)
+    moving = live if config.reference.mode == "moving" else None
     optimizer = build_optimizer(model, config.optim)
-    moving = reference if isinstance(reference, LiveReference) and config.reference.mode == "moving" else None
-    run = Run(model, optimizer, loss, moving, made_of)
+    average = Average(model, config.optim.ema)
+    run = Run(model, optimizer, sources, moving, made_of, average.means, config.train.stop_when)
     start = load_checkpoint(checkpoint, run, world) if checkpoint else 0
     output = claim_output(config, start, world)
     tracker = open_tracker(config.train.tracker, output, config.to_dict(), start) if world.main else None
-    log = Log(output / "metrics.jsonl", start, data.steps, active=world.main, tracker=tracker)
-    speed = Speed(setup, data, world)
+    log = Log(output / "metrics.jsonl", start, steps, active=world.main, tracker=tracker)
+    speed = Speed(setups, [source.data for source in sources], world)
+    rule = read_rule(config.train, config.data)
+    done, todo = start, range(start, start if run.ended else steps)
 
-    for step in profiled(range(start, data.steps), config.train.profile if world.main else 0, output / "profile"):
+    for step in profiled(todo, config.train.profile if world.main else 0, output / "profile"):
         began = time.perf_counter()
         # random draws, if a model or loss makes any, are a function of (seed, step), like the data
         torch.manual_seed(config.train.seed * 1_000_003 + step)
-        lr = learning_rate(step, data.steps, config.optim)
+        lr = learning_rate(step, steps, config.optim)
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
-        indices = data.global_batch(step)
-        sums, before = StepSums(world.device, at_reference=step == 0), loss.state()
 
-        for x, losses, rows in losses_of(indices, loss, model, reference, data, world, training=True):
-            # the sum over all ranks and micro-batches, divided once by the prompts of the global batch
-            (losses.sum() / len(indices)).backward()
-            sums.add_batch(loss, x, losses, rows)
+        for source in sources:
+            others = take_gradients(model) if source.projects else None  # by the last one
+            source.begin(step, world.device)
+            for x, losses, rows in losses_of(source, source.indices, model, world, training=True):
+                # the sum over all ranks and micro-batches, divided once by the prompts of the global batch
+                (source.weight * losses.sum() / len(source.indices)).backward()
+                source.sums.add_batch(source.loss, x, losses, rows)
+        if others:
+            add_projected(model, others, world)
 
         grad_norm = gather(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)).item()
-        sums.add(stop=float(stopping.asked()))
-        totals = sums.reduce(world)
-        taken = math.isfinite(totals["loss"] + grad_norm)
+        done, metrics = step + 1, {"step": step + 1, **sources.end(world), "lr": lr, "grad_norm": grad_norm}
+        taken = math.isfinite(grad_norm + sum(source.totals["loss"] for source in sources))
         if taken:
             optimizer.step()
+            average.follow()
         else:
-            leave_out(step + 1, run, before, sums.losses, indices, data, config.train.max_bad_steps, world)
+            leave_out(done, run, sources, config.train.max_bad_steps, world)
         optimizer.zero_grad()
-        if moving and is_due(step + 1, config.reference.every):
+        if moving and is_due(done, config.reference.every):
             moving.follow(model, config.reference.alpha)
+        metrics |= speed([source.indices for source in sources], time.perf_counter() - began)
 
-        metrics = {"step": step + 1, **step_metrics(totals), "lr": lr, "grad_norm": grad_norm}
-        metrics |= speed(indices, time.perf_counter() - began)
-
-        done = step + 1
-        last = done == data.steps or totals["stop"] > 0
-        if data.held_out and (last or is_due(done, config.train.eval_every)):
-            with torch.no_grad():
+        last, measured = done == steps or own.totals["stop"] > 0, is_due(done, config.train.eval_every)
+        if own.data.held_out and (last or measured):
+            with torch.no_grad(), average.in_place():
                 sums = StepSums(world.device)
-                for x, losses, rows in losses_of(data.held_out, loss, model, reference, data, world, training=False):
-                    sums.add_batch(loss, x, losses, rows)
+                for x, losses, rows in losses_of(own, own.data.held_out, model, world, training=False):
+                    sums.add_batch(own.loss, x, losses, rows)
             metrics |= {f"eval/{name}": value for name, value in step_metrics(sums.reduce(world)).items()}
+        if rule and measured and rule.met(metrics):
+            run.ended = last = True
         if taken:
             log.step(metrics)
         if last or is_due(done, config.train.checkpoint_every):
             save_checkpoint(output, done, run, config.train.keep_checkpoints, world)
-        if totals["stop"] and done < data.steps:
-            log.close()
-            raise Stopped(
-                f"stopped: step {done} of {data.steps} is in {output}; the same command with --resume goes on"
-            )
+        if last and done < steps:
+            break
 
     log.close()
-    return export_model(output, source, model, tokenizer, data.template, config, world)
+    if done < steps and not run.ended:
+        raise Stopped(f"stopped: step {done} of {steps} is in {output}; the same command with --resume goes on")
+    if run.ended and world.main:
+        print(f"finished after step {done} of {steps}: {run.stop_when} (train.stop_when)", flush=True)
+    with average.in_place():
+        return export_model(output, folder, model, tokenizer, sources.template, config, world)
 
 
 def losses_of(
-    indices: Sequence[int],
-    loss: Loss,
-    model: nn.Module,
-    reference: Reference | None,
-    data: Dataset,
-    world: World,
-    training: bool,
+    source: Source, indices: Sequence[int], model: nn.Module, world: World, training: bool
 ) -> Iterator[tuple[LossInputs, Tensor, Tensor | slice]]:
     """For each of this rank's micro-batches of a global batch: the loss's inputs, its losses, and which rows it adds.
 
     A loss that needs the global batch is given all of it each time; only the micro-batch's rows carry gradients.
     """
+    loss, data = source.loss, source.data
     tokens_per_prompt = data.tokens_per_prompt(indices)
 
     def inputs() -> Iterator[tuple[LossInputs, Tensor]]:
         for batch, positions in data.micro_batches(indices):
-            yield loss_inputs(model, reference, batch, loss.token_inputs, tokens_per_prompt), positions
+            yield loss_inputs(model, source.reference, batch, loss.token_inputs, tokens_per_prompt), positions
 
     if not loss.needs_global_batch:
         for x, _ in inputs():

@@ -10,23 +10,21 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from align.data.batches import Dataset
 from align.errors import UserError, one_line
 from align.files import writing
-from align.losses import Loss
 from align.nonfinite import LOWER, explain_step, non_finite
 from align.parallel import World, reshard
 from align.reference import LiveReference
 from align.shards import read_shards, write_shards
+from align.sources import Sources
 
 # what a run is made of, and what else --resume refuses to go on with
 MADE_OF = {"model": "the model's weights or config.json have", "data": "the data or its template has"}
@@ -36,16 +34,26 @@ KINDS |= dict.fromkeys(MADE_OF, str) | dict.fromkeys(("loss", "files", "tensors"
 MENDED = "that mended, the same command with --resume goes on from the newest checkpoint"
 
 
+class Remembers(Protocol):
+    """A loss, or all losses of a run."""
+
+    def state(self) -> dict[str, float]: ...
+    def load_state(self, state: dict[str, float]) -> None: ...
+
+
 @dataclass
 class Run:
     """Everything that changes during a run, and so is in its checkpoints."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    loss: Loss  # running statistics of the losses that have some
+    losses: Remembers  # running statistics of the losses that have some
     moving: LiveReference | None  # a reference that follows the policy
     made_of: dict[str, str]  # the digests of MADE_OF
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the trained weights, where there is one
+    stop_when: str = ""  # the rule that may end it before its last step
     bad_steps: int = 0  # steps that were not taken, because their numbers were not finite
+    ended: bool = False  # whether that has
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -61,7 +69,7 @@ class Run:
         if self.moving is not None:
             moved = self.moving.model.named_parameters()
             found |= {f"reference.{name}": p.detach() for name, p in moved if name in trained}
-        return found
+        return found | {f"average.{name}": mean for name, mean in self.average.items()}
 
     def make_optimizer_state(self, where: dict[str, Any]) -> None:
         """Room for the optimizer's state of a checkpoint, which an optimizer has none of before its first step."""
@@ -94,7 +102,8 @@ def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) 
         world.barrier()
         where = write_shards(part, tensors, world)
         if world.main:
-            state = {"step": step, **run.made_of, "loss": run.loss.state(), "bad_steps": run.bad_steps}
+            state = {"step": step, **run.made_of, "loss": run.losses.state()}
+            state |= {"bad_steps": run.bad_steps} | ({"ended": run.stop_when} if run.ended else {})
             (part / "state.json").write_text(sealed({**state, **arithmetic(world), **where}))
             if final.exists():
                 shutil.rmtree(final)
@@ -105,25 +114,14 @@ def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) 
     world.barrier()
 
 
-def leave_out(
-    step: int,
-    run: Run,
-    before: dict[str, float],
-    losses: Sequence[Tensor],
-    indices: Sequence[int],
-    data: Dataset,
-    allowed: int,
-    world: World,
-) -> None:
-    """Go on without a step whose numbers are not finite. Raises UserError beyond the allowed ones.
-
-    before: the state of the loss before the step. losses: of the prompts of each of this rank's micro-batches.
-    """
+def leave_out(step: int, run: Run, sources: Sources, allowed: int, world: World) -> None:
+    """Go on without a step whose numbers are not finite. Raises UserError beyond the allowed ones."""
     run.bad_steps += 1
-    reason = explain_step(losses, run.model, indices, data, world)
+    reason = explain_step(sources, run.model, world)
     if run.bad_steps > allowed:
         raise UserError(f"step {step}: {reason}. To go on without such steps: --train.max_bad_steps {run.bad_steps}")
-    run.loss.load_state(before)
+    for source in sources:
+        source.loss.load_state(source.before)
     if world.main:
         print(f"step {step} is left out, {run.bad_steps} of at most {allowed}: {reason}", flush=True)
 
@@ -214,6 +212,7 @@ def is_state(state: dict[str, Any]) -> bool:
         files, wheres = state["files"], state["tensors"].values()
         return (
             all(type(state[name]) is kind for name, kind in KINDS.items())
+            and type(state.get("ended", "")) is str
             and all(Path(name).name == name and type(files[name]["sha256"]) is str for name in files)
             and all(type(value) in (int, float) and math.isfinite(value) for value in state["loss"].values())
             and all(type(row) is int and name in files for where in wheres for name, row in where["rows"].items())
@@ -241,8 +240,8 @@ def load_checkpoint(path: Path, run: Run, world: World) -> int:
         run.make_optimizer_state(saved["tensors"])
         tensors = run.tensors()
         read_shards(path, saved["tensors"], tensors)
-        run.loss.load_state(saved["loss"])
-        run.bad_steps = saved["bad_steps"]
+        run.losses.load_state(saved["loss"])
+        run.bad_steps, run.ended = saved["bad_steps"], saved.get("ended", "") == run.stop_when != ""
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be resumed from ({one_line(error)}); remove that folder") from None
     if bad := non_finite(tensors, world):

@@ -3,24 +3,20 @@
 Later wins: defaults, then --config (FILE.toml, or the name of one in configs/), then flags. Unknown keys, wrong types
 and missing values are refused in one line that names the key. A loss brings its own parameters: `[loss]` takes them for
 whatever loss runs, `[loss.nca]` only for nca, `--loss.beta` for the one that runs. In a sum such as dpo+sft, `beta`
-sets every part that has one, `dpo.beta` only dpo's.
+sets every part that has one, `dpo.beta` only dpo's. A source has its own: `[sources.NAME]`, `--sources.NAME.beta`.
 """
 
 import hashlib
 import json
-import math
 import os
 import re
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from align.errors import UserError, nearest
-from align.files import read_toml
-from align.losses import LOSSES, build_loss, loss_classes, loss_parameters, set_parameter
+from align.files import flatten, read_toml
+from align.losses import LOSSES, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
 from align.sections import (
     FREE_KEYS,
@@ -28,14 +24,12 @@ from align.sections import (
     SECTIONS,
     SHORTHANDS,
     SWITCHES,
+    TAKEN,
     Config,
-    LoraSection,
-    LossSection,
     PlanSection,
-    ReferenceSection,
-    check_bounds,
+    SourceSection,
 )
-from align.tracker import check_tracker
+from align.settings import check_settings
 
 # what a flag may write a number as: int() and float() also take digits of other scripts, and 1_000
 NUMBERS: dict[Any, re.Pattern[str]] = {
@@ -78,12 +72,15 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
     section = getattr(config, section_name) if section_name in (*SECTIONS, "plan") else None
     known = {f.name: f for f in fields(section) if f.name != "parameters"} if section else {}
     if section_name == "loss" and name not in known:
-        _set_loss_parameter(config.loss, name, value, where)
+        try:
+            _set_loss_parameter(config.loss.name, config.loss.parameters, name, value, where)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         return
     if dotted in RETIRED:
         raise UserError(f"{where} has become {RETIRED[dotted]}")
     if name not in known:
-        sections = {s: getattr(config, s) for s in SECTIONS} | ({"plan": config.plan} if config.plan else {})
+        sections = config.tables | ({"plan": config.plan} if config.plan else {})
         keys = [f"{s}.{f.name}" for s, section in sections.items() for f in fields(section) if f.name != "parameters"]
         keys += [f"loss.{parameter}" for parameter in loss_parameters(config.loss.name)]
         # a key without its section, as other trainers have it: --beta, --lr
@@ -93,6 +90,8 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
         raise UserError(f"{where} is not a configuration key{near}")
     choices = known[name].metadata["choices"]
     value = _convert(value, known[name].type, where)
+    if section_name == "sources" and name == "loss":
+        _check_loss(value, f"{where}: ")
     if choices and value not in choices:
         raise UserError(
             f"{where} cannot be {value!r}{nearest(value, choices, cutoff=0.0)} There are: {', '.join(choices)}"
@@ -100,14 +99,52 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
     setattr(section, name, value)
 
 
-def _set_loss_parameter(loss: LossSection, name: str, value: Any, where: str) -> None:
-    """Set a parameter of the loss that runs, which must be known by now."""
-    kinds = {key.rpartition(".")[2]: type(default) for key, default in loss_parameters(loss.name).items()}
+def _set_loss_parameter(loss: str, parameters: dict[str, Any], name: str, value: Any, where: str) -> None:
+    """Set a parameter of a loss that is settled. Raises ValueError for one that it has not."""
+    kinds = {key.rpartition(".")[2]: type(default) for key, default in loss_parameters(loss).items()}
     kind = kinds.get(name.rpartition(".")[2])
+    set_parameter(loss, parameters, name, _convert(value, kind, where) if kind else value)
+
+
+def _check_loss(name: str, where: str = "") -> str:
+    """The name of a loss that there is. Raises UserError."""
     try:
-        set_parameter(loss.name, loss.parameters, name, _convert(value, kind, where) if kind else value)
+        loss_classes(name)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{where}{error}") from None
+    return name
+
+
+def _source_settings(tables: Any, path: str | None, flags: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """What a file's [sources.NAME] and then the flags, which are taken out, say of sources: key, value, where it stands.
+
+    Losses come first, since which one a source has decides what its other keys can be.
+    """
+    nested = {"sources": tables} if isinstance(tables, dict) else {"sources": {"": tables}}
+    settings = [(name, value, f"{path}: {name}") for name, value in flatten(nested).items()]
+    settings += [(name, flags.pop(name), f"--{name}") for name in list(flags) if name.partition(".")[0] == "sources"]
+    return sorted(settings, key=lambda setting: setting[0].split(".")[2:] != ["loss"])
+
+
+def _set_source(config: Config, dotted: str, value: Any, where: str) -> None:
+    """Set one sources.NAME.key. A source is there once a key of it is."""
+    _, name, key = [*dotted.split(".", 2), "", ""][:3]
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not key:
+        raise UserError(
+            f"{where}: a source is a table [sources.NAME] with path = FILE, NAME being letters, digits, - and _"
+        )
+    if name in TAKEN:
+        raise UserError(f"{where}: {name} means something else in the metrics; give the source another name")
+    source = config.sources.setdefault(name, SourceSection())
+    known = {f.name: f.type for f in fields(source) if f.name != "parameters"}
+    if key in known:
+        value = _convert(value, known[key], where)
+        setattr(source, key, _check_loss(value, f"{where}: ") if key == "loss" else value)
+        return
+    try:
+        _set_loss_parameter(source.loss, source.parameters, key, value, where)
+    except ValueError as error:
+        raise UserError(f"{where} is no key of a source ({', '.join(known)}), and {error}") from None
 
 
 def _set_tables(config: Config, tables: dict[str, Any], path: Path) -> None:
@@ -187,10 +224,9 @@ def load_config(argv: list[str]) -> Config:
     if named is not None:
         config.loss.name = _convert(named, str, f"{path}: loss.name")
     config.loss.name = flags.pop("loss", flags.pop("loss.name", None)) or config.loss.name
-    try:
-        loss_classes(config.loss.name)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    _check_loss(config.loss.name)
+    for setting in _source_settings(tables.pop("sources", {}), path, flags):
+        _set_source(config, *setting)
     _set_tables(config, tables, Path(path or ""))
     config.resume = bool(flags.pop("resume", False))
     config.plan = PlanSection() if flags.pop("plan", False) else None
@@ -199,7 +235,7 @@ def load_config(argv: list[str]) -> Config:
     config.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     for name, value in flags.items():
         _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
-    _check(config)
+    check_settings(config)
     if not config.output:
         name = f"{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
         config.output = _free_output(f"runs/{name}", _settings_suffix(flags), config.resume or config.restarted)
@@ -224,6 +260,7 @@ def _settings_suffix(flags: dict[str, str]) -> str:
     settings = {SHORTHANDS.get(name, name): value for name, value in flags.items()}
     settings = {name: settings[name] for name in sorted(settings) if name not in FREE_KEYS}
     labels = {name: name.removesuffix(".path").rpartition(".")[2] for name in settings}
+    labels |= {name: name.removeprefix("sources.") for name in settings if name.startswith("sources.")}
     whole = "".join(f"-{labels[name]}-{value}" for name, value in settings.items())
     if re.fullmatch(r"[\w.,+-]{0,60}", whole):
         return whole
@@ -231,45 +268,6 @@ def _settings_suffix(flags: dict[str, str]) -> str:
     names = re.sub(r"[^-\w.,+]", ".", names)[:60]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
     return f"{names}-{digest}"
-
-
-def _check(config: Config) -> None:
-    for name, flag in (("model", "--model DIR"), ("data", "--data FILE")):
-        if not getattr(config, name).path and not (name == "data" and config.plan):
-            raise UserError(f"{name}.path is missing; give {flag} or set it in --config")
-    config.loss.parameters = loss_parameters(config.loss.name) | config.loss.parameters
-    try:
-        loss = build_loss(config.loss.name, **config.loss.parameters)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    for name, value in config.loss.parameters.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"loss.{name} must be a finite number, not {number}")
-    check_tracker(config.train.tracker)
-    whole = "kl" in loss.token_inputs  # log-probs of the responses alone cannot be looked up for it
-    if config.reference.mode == "auto":
-        config.reference.mode = "live" if whole or loss.nonsmooth_at_reference else "cached"
-    if config.reference.mode == "cached" and whole:
-        raise UserError(
-            f"reference.mode: {config.loss.name} compares whole distributions, which are not cached; use live"
-        )
-    for name in ("logp_impl", "pointwise_impl"):
-        if getattr(config.model, name) == "triton" and not (find_spec("triton") and torch.cuda.is_available()):
-            raise UserError(f"model.{name} triton takes a GPU and the package triton (pip install .[gpu]); use auto")
-    moves, usual = config.reference, ReferenceSection()
-    if moves.mode == "moving" and not loss.needs_reference:
-        raise UserError(f"reference.mode moving: {config.loss.name} has no reference; leave it out")
-    if moves.mode != "moving" and (moves.alpha, moves.every) != (usual.alpha, usual.every):
-        raise UserError(f"reference.alpha and reference.every are for --reference.mode moving, not {moves.mode}")
-    if not config.lora.rank and config.lora != LoraSection():
-        raise UserError("lora.alpha and lora.targets are for adapters; set --lora.rank, 16 for example")
-    if config.lora.rank and moves.mode == "moving":
-        raise UserError(
-            "reference.mode moving: with --lora.rank the reference is the model without its adapters, which stays; "
-            "use live or cached"
-        )
-    check_bounds(config)
 
 
 def help_text() -> str:
@@ -294,4 +292,8 @@ def help_text() -> str:
             for f in fields(getattr(config, section)):
                 choices = f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
                 lines.append(f"  --{section}.{f.name} {json.dumps(f.default)}: {f.metadata['help']}{choices}")
+    lines += ["", "[sources.NAME], any number of them, beside data.path in every step (docs/sources.md):"]
+    for f in fields(SourceSection):
+        if f.name != "parameters":
+            lines.append(f"  --sources.NAME.{f.name} {json.dumps(f.default)}: {f.metadata['help']}")
     return "\n".join(lines)

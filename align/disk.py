@@ -39,8 +39,8 @@ def check_room(config: Config, model: Decoder, steps: int) -> None:
     """
     train, output = config.train, Path(config.output)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    # weights and AdamW's two moments, in float32; a reference that moves is a fourth
-    checkpoint = 4 * trained * (4 if config.reference.mode == "moving" else 3)
+    # weights and AdamW's two moments, in float32; a reference that moves is one more, and so are averaged weights
+    checkpoint = 4 * trained * (3 + (config.reference.mode == "moving") + (config.optim.ema > 0))
     number = min(train.keep_checkpoints + 1, math.ceil(steps / (train.checkpoint_every or steps)))
     named = config.model.save_dtype
     dtype = (model.config.stored_dtype or torch.float32) if named == "auto" else getattr(torch, named)

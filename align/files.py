@@ -217,7 +217,7 @@ def read_toml(path: Path, flag: str = "--config") -> dict[str, Any]:
 
 
 def to_toml(tables: dict[str, Any]) -> str:
-    """Strings, numbers, booleans and lists of them, one level of tables: all that a configuration has.
+    """Strings, numbers, booleans and lists of them in tables, which may hold tables: all that a configuration has.
 
     A key "module:Class.beta" is beta in the table named by all before its last dot.
     """
@@ -232,11 +232,27 @@ def to_toml(tables: dict[str, Any]) -> str:
         table, _, last = name.rpartition(".")
         return f"{json.dumps(table)}.{last}" if ":" in table else name
 
-    lines = [f"{name} = {text(value)}" for name, value in tables.items() if not isinstance(value, dict)]
-    for section, table in tables.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{section}]", *(f"{key(name)} = {text(value)}" for name, value in table.items())]
-    return "\n".join(lines) + "\n"
+    def lines(tables: dict[str, Any], above: str) -> Iterator[str]:
+        own = {name: value for name, value in tables.items() if not isinstance(value, dict)}
+        if above and own:
+            yield from ("", f"[{above}]")
+        yield from (f"{key(name)} = {text(value)}" for name, value in own.items())
+        for name, value in tables.items():
+            if isinstance(value, dict):
+                yield from lines(value, f"{above}.{name}" if above else name)
+
+    return "\n".join(lines(tables, "")) + "\n"
+
+
+def flatten(tables: dict[str, Any]) -> dict[str, Any]:
+    """{"loss": {"dpo": {"beta": 0.1}}} as {"loss.dpo.beta": 0.1}."""
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 @contextmanager

@@ -81,6 +81,8 @@ class Log:
 def in_short(metrics: dict[str, Any], prefix: str = "") -> str:
     """The metrics of SHOWN that are there, under the names of metrics.jsonl."""
     shown = [f"{prefix}{name}" for name in SHOWN if f"{prefix}{name}" in metrics]
+    if not prefix:  # and the loss of every other source
+        shown[1:1] = [name for name in metrics if name.endswith("/loss") and not name.startswith("eval/")]
     return "  ".join(f"{name} {metrics[name]:{'.2e' if name == 'lr' else '.4f'}}" for name in shown)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from align.data.batches import Batch
+from align.losses.base import DISTRIBUTIONS
 
 
 def response_logps(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -25,11 +26,13 @@ def response_sums(
 ) -> dict[str, Tensor]:
     """What losses read about each response, under the names of LossInputs, (N, K) each: logps, n_tok and those in `tokens`.
 
-    tokens: "shared_logps", "weights", "kl", which are costlier in this order: a mask, a second look at the policy's
-    logits, the logits of two models. other, for kl: the reference's `states` (M, D') and head weight (V, D').
-    states: also return this model's.
+    tokens: "shared_logps", "weights", "kl", "reverse_kl", which are costlier in this order: a mask, a second look at the
+    policy's logits, the logits of two models. other, for the last two: the reference's `states` (M, D') and head weight
+    (V, D'). states: also return this model's.
     """
-    found = model(batch.stream, states=states, collision="weights" in tokens, other=other)  # TokenStats, (M,) each
+    divergences = [name for name in DISTRIBUTIONS if name in tokens]
+    # TokenStats, (M,) each
+    found = model(batch.stream, states=states, collision="weights" in tokens, other=other, divergences=divergences)
     owner, n_tok = batch.stream.owner, batch.n_tok
 
     def sum_per_response(values: Tensor) -> Tensor:  # (M,) -> (N, K)
@@ -42,6 +45,6 @@ def response_sums(
         sums["shared_logps"] = sum_per_response(found.logp.masked_fill(batch.place >= shared[owner], 0))
     if "weights" in tokens:
         sums["weights"] = (sum_per_response(found.logp.detach() - found.collision) / n_tok).exp()
-    if "kl" in tokens:
-        sums["kl"] = sum_per_response(found.kl)
+    for name in divergences:
+        sums[name] = sum_per_response(getattr(found, name))
     return {**sums, "states": found.states} if states else sums

@@ -5,6 +5,7 @@ import resource
 import torch
 from torch import Tensor
 
+from align.data.batches import Dataset
 from align.losses import Loss, LossInputs
 from align.parallel import World
 
@@ -91,6 +92,18 @@ def step_metrics(sums: dict[str, float]) -> dict[str, float]:
         for name, key in (("rewards/margin", "reward"), ("log_ratios/margin", "ratio")):
             metrics[name] = sums[f"{key}_chosen"] / sums["n_chosen"] - sums[f"{key}_rejected"] / sums["n_rejected"]
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def metric_names(loss: Loss, data: Dataset) -> list[str]:
+    """What step_metrics will have of this loss on this data, found out on two prompts that are all alike."""
+    first = data.groups[0]
+    alike = torch.zeros(2, len(first.response_lengths))  # (2, K)
+    labels = None if first.label is None else torch.tensor([[True], [False]])
+    ref_logps = alike if loss.needs_reference else None
+    x = LossInputs(alike, ref_logps, n_tok=torch.ones_like(alike), tokens_per_prompt=1.0, labels=labels)
+    sums = StepSums(torch.device("cpu"))
+    sums.add_batch(loss, x, alike[:, 0], slice(None))
+    return list(step_metrics(dict(zip(SUMS, sums.values.tolist(), strict=True))))
 
 
 def peak_memory_mib(device: torch.device) -> float:

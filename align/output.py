@@ -15,13 +15,13 @@ from typing import IO, Any
 from align import stopping
 from align.disk import check_room, check_writable
 from align.errors import UserError, nearest
-from align.files import read_toml, to_toml, write_text, writing
+from align.files import flatten, read_toml, to_toml, write_text, writing
 from align.log import trim_metrics
 from align.losses import loss_parameters
 from align.models import Decoder
 from align.nonfinite import non_finite
 from align.parallel import World
-from align.sections import FREE_KEYS, Config
+from align.sections import FREE_KEYS, Config, SourceSection
 
 HOLDER = "run.json"  # says who writes into the folder; locked while that process lives
 NOTE = re.compile(r"# from step .*")  # what --override has changed, in config.toml
@@ -84,7 +84,9 @@ def changes(config: Config) -> dict[str, Any]:
     if not file.exists():
         return {}  # killed before it began, or never begun
     # a run that was begun before there was a key had that key's default
-    usual = flatten(Config().to_dict()) | flatten({"loss": loss_parameters(config.loss.name)})
+    losses = {name: own.loss for name, own in config.sources.items()}
+    sources = {name: SourceSection(loss=loss, parameters=loss_parameters(loss)) for name, loss in losses.items()}
+    usual = flatten(Config(sources=sources).to_dict()) | flatten({"loss": loss_parameters(config.loss.name)})
     ours, theirs = flatten(config.to_dict()), usual | flatten(read_toml(file))
     return {name: theirs.get(name) for name in sorted(ours.keys() | theirs) if ours.get(name) != theirs.get(name)}
 
@@ -164,14 +166,3 @@ def holder(output: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def flatten(tables: dict[str, Any]) -> dict[str, Any]:
-    """{"loss": {"dpo": {"beta": 0.1}}} as {"loss.dpo.beta": 0.1}."""
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat

@@ -20,15 +20,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from align import stopping
-from align.config import Config
 from align.data.batches import Batch, Dataset
 from align.data.encode import fingerprint
 from align.files import writing
 from align.kernels import resolve_impls
 from align.logps import response_sums
-from align.losses import Loss
 from align.models import Decoder, adapters, adapters_off
 from align.parallel import World, compute_dtype, gather, load_sharded, reshard
+from align.sections import Config
 from align.stopping import Stopped
 
 KEPT = ("logps", "shared_logps")  # what a cache has of every response
@@ -93,21 +92,6 @@ class LiveReference:
 
 
 Reference = CachedReference | LiveReference
-
-
-def build_reference(
-    config: Config, model_folder: Path, model_id: str, policy: Decoder, data: Dataset, loss: Loss, world: World
-) -> Reference:
-    """The reference of a run, by --reference.mode. model_id: of the folder.
-
-    policy: what is about to be trained, before its first step or the checkpoint that it goes on from: the reference
-    itself, which fills a cache. With adapters it is the reference for good, with these off. Raises Stopped where a signal
-    asked for it.
-    """
-    if config.reference.mode != "cached":
-        model = policy if config.lora.rank else load_frozen(config, model_folder, world)
-        return LiveReference(model, distributions="kl" in loss.token_inputs)
-    return CachedReference(cached_sums(cache_file(config, model_id, data, world), policy, data, world))
 
 
 def load_frozen(config: Config, model_folder: Path, world: World) -> Decoder:

@@ -2,11 +2,12 @@
 
 import math
 import operator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from align.errors import UserError
 from align.kernels import IMPLEMENTATIONS
+from align.losses import Loss, build_loss
 from align.tracker import TRACKERS
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
@@ -109,6 +110,7 @@ class TrainSection:
     micro_batch_size: int = key(0, "most prompts per rank in one forward pass; 0: any number", at_least=0)
     seed: int = key(0, "seed of the data order and of fresh adapters", at_least=0, at_most=2**40)
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
+    stop_when: str = key("", 'a rule on those measurements that ends the run, such as "eval/rewards/accuracy >= 0.98"')
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
     keep_checkpoints: int = key(2, "how many of the newest checkpoints stay on disk", at_least=1)
     max_bad_steps: int = key(
@@ -135,6 +137,15 @@ class OptimSection:
         "cosine", "after warmup: towards 0 along this curve, or constant", ("cosine", "linear", "constant")
     )
     max_grad_norm: float = key(1.0, "gradients are scaled down to at most this norm", hint="inf clips nothing", above=0)
+    project: str = key(
+        "", "a source whose gradient's direction is taken out of the others', per parameter (OGPSA, arXiv 2602.07892)"
+    )
+    ema: float = key(
+        0.0,
+        "decay of an exponential moving average of the weights, which is then the model that is exported; 0: none",
+        at_least=0,
+        below=1,
+    )
 
 
 @dataclass
@@ -165,6 +176,20 @@ class LossSection:
     )
     parameters: dict[str, Any] = field(default_factory=dict)
 
+    def build(self) -> Loss:
+        return build_loss(self.name, **self.parameters)
+
+
+@dataclass
+class SourceSection:
+    """A file that a run learns from beside data.path, under a loss of its own, whose parameters stand here, too."""
+
+    path: str = key("", "the file, in any shape that data.path may have")
+    loss: str = key("sft", "any loss; its parameters are keys of the source, too")
+    weight: float = key(1.0, "what its loss, a mean over its prompts, is multiplied by", above=0, below=math.inf)
+    batch_size: int = key(0, "its prompts per optimizer step, over all ranks; 0: train.batch_size", at_least=0)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
 
 @dataclass
 class PlanSection:
@@ -191,6 +216,8 @@ class Config:
     train: TrainSection = field(default_factory=TrainSection)
     optim: OptimSection = field(default_factory=OptimSection)
     parallel: ParallelSection = field(default_factory=ParallelSection)
+    sources: dict[str, SourceSection] = field(default_factory=dict)
+    source: str = ""  # whose configuration this is (`each`); empty: data.path's
     output: str = ""
     resume: bool = False
     override: tuple[str, ...] = ()  # keys that may differ from the run that --resume continues
@@ -198,26 +225,62 @@ class Config:
     job: str = ""  # Rendezvous.job
     plan: PlanSection | None = None  # None: run
 
+    @property
+    def tables(self) -> dict[str, Any]:
+        """Every section by its dotted name; those of sources are sources.NAME."""
+        return {name: getattr(self, name) for name in SECTIONS} | {f"sources.{n}": s for n, s in self.sources.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """What config.toml of a run holds: every key that shapes the result, none left to a default."""
-        out: dict[str, Any] = {"output": self.output}
-        for name in SECTIONS:
-            section = getattr(self, name)
-            out[name] = {f.name: getattr(section, f.name) for f in fields(section) if f.name != "parameters"}
-        out["loss"].update(self.loss.parameters)
-        return out
+        out = {"output": self.output} | {name: keys_of(getattr(self, name)) for name in SECTIONS}
+        sources = {name: keys_of(source) for name, source in self.sources.items()}
+        return out | ({"sources": sources} if sources else {})
+
+    def each(self) -> list["Config"]:
+        """The configuration of everything that a run learns from: its own, of data.path, and its sources'."""
+        # the one that others are projected off comes last, when their gradient is whole
+        return [self, *map(self.of_source, sorted(self.sources, key=lambda name: name == self.optim.project))]
+
+    def of_source(self, name: str) -> "Config":
+        """This configuration with data.path, its loss, its batch size and its reference replaced by a source's."""
+        own = self.sources[name]
+        loss = LossSection(own.loss, own.parameters)
+        built, mode = loss.build(), self.reference.mode
+        # what has no live reference yet gets one where the loss cannot do without
+        live = mode == "cached" and (built.needs_distributions or built.nonsmooth_at_reference)
+        return replace(
+            self,
+            data=replace(self.data, path=own.path, eval_path=""),
+            loss=loss,
+            reference=replace(self.reference, mode="live" if live else mode),
+            train=replace(self.train, batch_size=own.batch_size or self.train.batch_size),
+            source=name,
+        )
+
+    def flag(self, key: str) -> str:
+        """The flag that sets what is "loss" or "batch_size" here, for messages."""
+        usual = {"loss": "--loss", "batch_size": "--train.batch_size"}
+        return f"--sources.{self.source}.{key}" if self.source else usual[key]
 
 
 SECTIONS = ("model", "lora", "data", "loss", "reference", "train", "optim", "parallel")
 SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
 SWITCHES = ("resume", "plan")
+# metrics begin with a source's name, and with these
+TAKEN = ("data", "eval", "rewards", "logps", "log_ratios")
+
+
+def keys_of(section: Any) -> dict[str, Any]:
+    """A section's keys, and the parameters of its loss if it has one."""
+    own = {f.name: getattr(section, f.name) for f in fields(section) if f.name != "parameters"}
+    return own | getattr(section, "parameters", {})
 
 
 def check_bounds(config: Config) -> None:
     """Raise UserError for a number beyond its key's bounds."""
-    for name in (*SECTIONS, *(["plan"] if config.plan else [])):
-        for f in fields(getattr(config, name)):
-            value, hint = getattr(getattr(config, name), f.name), f.metadata.get("hint")
+    for name, section in (config.tables | ({"plan": config.plan} if config.plan else {})).items():
+        for f in fields(section):
+            value, hint = getattr(section, f.name), f.metadata.get("hint")
             for words, bound in f.metadata.get("bounds", {}).items():
                 if not BOUNDS[words](value, bound):  # NaN is beyond every bound
                     wanted = f"{words.replace('_', ' ')} {bound}"

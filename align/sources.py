@@ -1,152 +1,127 @@
-"""What a run learns from: its preference files, made to fit the loss that runs."""
+"""What a run learns from: data.path, and any number of [sources.NAME], each a file under a loss of its own.
 
-import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+A source is the run's configuration with a few keys replaced (Config.each), so that data, loss, batches and reference are
+made for it as they are for data.path, which is itself the first of them. Every step takes a global batch of each; each
+loss is divided by its own source's prompts, so that none depends on what another has, and is multiplied by its weight.
+data.path decides how many steps there are; the others go round.
+"""
 
-import numpy as np
+import hashlib
+from pathlib import Path
 
-from align.data.batches import Dataset, sharing_saves
-from align.data.encode import Group, Groups, encode_rows
-from align.data.rows import BadRow, Row, count_or_raise, describe, read_rows
+import torch
+
+from align import stopping
+from align.config import Config
+from align.data.batches import Dataset
 from align.data.tokenizer import Tokenizer
-from align.errors import UserError
-from align.losses import FITS, Loss
+from align.dataset import load_dataset
+from align.losses import Loss
+from align.metrics import StepSums, metric_names, step_metrics
+from align.models import Decoder
 from align.parallel import World
-from align.sections import MAX_STEPS, Config
-
-# of the tokens: less does not pay for looking up a prompt's keys again
-WORTH_SHARING = 0.05
-# what a row of each kind of FITS holds, in words
-HOLDS = {
-    "single": "one response",
-    "pair": "a chosen and a rejected response",
-    "list": "three or more responses",
-    "labelled": "one response and a label",
-}
+from align.reference import CachedReference, LiveReference, Reference, cache_file, cached_sums, load_frozen
+from align.stop_rule import read_rule
 
 
-def load_dataset(config: Config, loss: Loss, tokenizer: Tokenizer, world: World) -> Dataset:
-    """Read --data.path and --data.eval_path, check them against the loss and the ranks. Raises UserError."""
-    groups, template = load_groups(config, config.data.path, loss, tokenizer, world)
-    n, k = len(groups), len(groups[0].response_ids)
-    if config.data.eval_path:
-        held_out, _ = load_groups(config, config.data.eval_path, loss, tokenizer, world)
-        if len(held_out[0].response_ids) != k:
-            raise UserError(f"{config.data.eval_path}: another number of responses a prompt than in {config.data.path}")
-        if (held_out[0].scores is None) != (groups[0].scores is None):
-            raise UserError(f"{config.data.eval_path} and {config.data.path}: one has scores and the other none")
-        if len(held_out) < world.size:
-            raise UserError(f"{config.data.eval_path}: {len(held_out)} rows for {world.size} ranks; give one for each")
-        groups.extend(held_out)
-    epochs = config.train.epochs
-    if not config.train.steps and epochs * n / config.train.batch_size > MAX_STEPS:
-        raise UserError(f"train.epochs {epochs:g}: of {n} prompts they are more than {MAX_STEPS:,} steps; lower it")
-    steps = config.train.steps or math.ceil(epochs * n / config.train.batch_size)
-    if config.reference.mode == "moving" and config.reference.every >= steps:
-        raise UserError(
-            f"reference.every {config.reference.every}: in {steps} steps the reference would never move; lower it"
-        )
-    dataset = Dataset(
-        groups=groups,
-        n_train=n,
-        steps=steps,
-        batch_size=config.train.batch_size,
-        micro_batch_size=config.train.micro_batch_size,
-        micro_batch_tokens=config.train.micro_batch_tokens,
-        seed=config.train.seed,
-        rank=world.rank,
-        world_size=world.size,
-        device=world.device,
-        template=template,
-        share=(saved := sharing_saves(groups)) >= WORTH_SHARING,
-    )
-    if world.main and k > 1:
-        shared = "computed once for all its responses" if dataset.share else "computed again for each response"
-        print(f"prompts: each is {shared}; once leaves out {saved:.0%} of the tokens", flush=True)
-    # impossible sizes are refused here, not after an hour of preparation
-    next(dataset.micro_batches(dataset.global_batch(0)))
-    return dataset
+class Source:
+    """A file and how it is learnt from, and the step that it is in."""
+
+    def __init__(self, config: Config, loss: Loss, data: Dataset):
+        self.config, self.loss, self.data = config, loss, data
+        self.reference: Reference | None = None
+        self.totals: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """Empty: data.path."""
+        return self.config.source
+
+    @property
+    def prefix(self) -> str:
+        """Of what it is called beside others' of the same name: those of data.path have their plain names."""
+        return f"{self.name}/" if self.name else ""
+
+    @property
+    def weight(self) -> float:
+        return self.config.sources[self.name].weight if self.name else 1.0
+
+    @property
+    def projects(self) -> bool:
+        """Whether the others' gradients are taken off the direction of its own; it is then the last one."""
+        return self.name != "" and self.name == self.config.optim.project
+
+    def begin(self, step: int, device: torch.device) -> None:
+        self.indices = self.data.global_batch(step)
+        self.sums, self.before = StepSums(device, at_reference=step == 0), self.loss.state()
 
 
-def load_groups(config: Config, path: str, loss: Loss, tokenizer: Tokenizer, world: World) -> tuple[Groups, str | None]:
-    """A preference file as token ids, checked against what the loss needs, and Dataset.template. Says what it read."""
-    options = config.data
-    rows, dropped = read_rows(path, options.bad_rows)
-    if loss.responses not in ("one", "list"):
-        rows = without_ties(rows, config.loss.name, options.bad_rows, dropped)
-        if not rows:
-            raise UserError(f"{path}: no row is left to train on, {describe(dropped)}")
-    if loss.responses == "unpaired" and len(rows[0].responses) == 2:
-        rows = [half for row in rows for half in labelled(row)]
-        if world.main:
-            print(f"data: {path} has pairs, for --loss {config.loss.name} {len(rows)} responses labelled good or bad")
-    k, has_label = len(rows[0].responses), rows[0].label is not None
-    kind = "labelled" if has_label else {1: "single", 2: "pair"}.get(k, "list")
-    if kind not in FITS[loss.responses]:
-        takes = " or ".join(HOLDS[kind] for kind in HOLDS if kind in FITS[loss.responses])
-        raise UserError(f"{path}: {HOLDS[kind]} a prompt; --loss {config.loss.name} takes {takes}")
-    if loss.responses == "one":  # what a loss does not read is not computed
-        rows = [replace(row, responses=row.responses[:1], scores=None) for row in rows]
-    groups, report = encode_rows(
-        rows,
-        tokenizer,
-        options.template,
-        options.max_length,
-        options.overlong,
-        options.bad_rows,
-        dropped,
-        progress=world.main,
-    )
-    formatter = tokenizer.formatter(options.template)
-    chats = any(formatter.messages(row.prompt) is not None for row in rows)
-    if loss.uses_mismatched_responses:
-        groups = mismatch(groups, options.max_length, config.train.seed, path)
-    if world.main:
-        print(f"data: {path}\n{report}", flush=True)
-    return groups, formatter.chat.source if chats else None
+class Sources(list[Source]):
+    """All of a run's, that of data.path first: every rank has the same order."""
+
+    @property
+    def id(self) -> str:
+        """A hash of all that the run learns from."""
+        own, *others = self
+        parts = [own.data.id, *(f"{source.name} {source.data.id}" for source in others)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest() if others else own.data.id
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that prompts went through, None if none of any source did."""
+        return next((source.data.template for source in self if source.data.template), None)
+
+    def end(self, world: World) -> dict[str, float]:
+        """The step's means over each global batch, by their names in metrics.jsonl. The first's totals hold `stop`."""
+        self[0].sums.add(stop=float(stopping.asked()))
+        metrics: dict[str, float] = {}
+        for source in self:
+            source.totals = source.sums.reduce(world)
+            metrics |= {source.prefix + name: value for name, value in step_metrics(source.totals).items()}
+        return metrics
+
+    def state(self) -> dict[str, float]:
+        """The running statistics of the losses, for checkpoints."""
+        return {source.prefix + key: value for source in self for key, value in source.loss.state().items()}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        rest = dict(state)
+        for source in reversed(self):  # data.path's has no prefix, and what is left
+            own = [key for key in rest if key.startswith(source.prefix)]
+            source.loss.load_state({key.removeprefix(source.prefix): rest.pop(key) for key in own})
 
 
-def without_ties(rows: list[Row], loss: str, bad_rows: str, dropped: Counter) -> list[Row]:
-    """The rows but for pairs with equal scores, which are no preference: an error, or a counted drop, as bad_rows says."""
-    kept = []
-    for row in rows:
-        if row.scores and len(row.scores) == 2 and row.scores[0] == row.scores[1]:
-            tie = f"both responses have the score {row.scores[0]:g}, and --loss {loss} needs one that is better"
-            count_or_raise(BadRow("equal scores", tie), row.where, bad_rows, dropped)
-        else:
-            kept.append(row)
-    return kept
+def load_sources(config: Config, tokenizer: Tokenizer, world: World) -> Sources:
+    """Read every file that a run learns from, and check it against its loss and the ranks. Raises UserError."""
+    sources = Sources()
+    for each in config.each():
+        if sources:
+            each.train.steps = sources[0].data.steps
+        loss = each.loss.build()
+        sources.append(Source(each, loss, load_dataset(each, loss, tokenizer, world)))
+    if rule := read_rule(config.train, config.data):
+        rule.check(metric_names(sources[0].loss, sources[0].data))
+    return sources
 
 
-def labelled(row: Row) -> tuple[Row, Row]:
-    """A pair as a desirable and an undesirable response."""
-    good, bad = row.responses
-    return (
-        replace(row, responses=[good], scores=None, label=True),
-        replace(row, responses=[bad], scores=None, label=False),
-    )
+def build_references(
+    sources: Sources, model_folder: Path, model_id: str, policy: Decoder, world: World
+) -> LiveReference | None:
+    """Give each source the reference that its loss needs; all live ones are one, which is returned if there is any.
 
-
-def mismatch(groups: Sequence[Group], max_length: int, seed: int, path: str) -> Groups:
-    """Give every prompt a response to another prompt, as response 1: on these KTO estimates its KL. A function of the seed.
-
-    The prompts stand on a random circle, and each takes the response of the next one that differs from it, so that every
-    response is used about once. One too long for its new prompt is cut, and then has no EOS. Raises UserError where
-    all prompts are the same.
+    model_id: of the folder. policy: what is about to be trained, before its first step or the checkpoint that it goes on
+    from: the reference itself, which fills a cache. With adapters it is the reference for good, with these off. Raises
+    Stopped where a signal asked for it.
     """
-    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
-    lenders = [0] * len(groups)
-    for position, i in enumerate(order):
-        others = (order[(position + step) % len(order)] for step in range(1, len(order)))
-        lender = next((j for j in others if groups[j].prompt_ids != groups[i].prompt_ids), None)
-        if lender is None:
-            raise UserError(f"{path}: all prompts are the same; kto needs responses to other prompts to compare with")
-        lenders[i] = lender
-
-    def paired(group: Group, lender: Group) -> Group:
-        borrowed = lender.response_ids[0][: max_length - group.prompt_length]
-        return replace(group, response_ids=[group.response_ids[0], borrowed])
-
-    return Groups(paired(group, groups[j]) for group, j in zip(groups, lenders, strict=True))
+    compared = [source for source in sources if source.loss.needs_reference]
+    live = None
+    if watched := [source for source in compared if source.config.reference.mode != "cached"]:
+        model = policy if watched[0].config.lora.rank else load_frozen(watched[0].config, model_folder, world)
+        live = LiveReference(model, any(source.loss.needs_distributions for source in watched))
+    for source in compared:
+        if source in watched:
+            source.reference = live
+        else:
+            file = cache_file(source.config, model_id, source.data, world)
+            source.reference = CachedReference(cached_sums(file, policy, source.data, world))
+    return live

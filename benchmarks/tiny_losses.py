@@ -26,6 +26,7 @@ from align.tiny.paths import resolve_path, resolve_tiny, toy_world_folder
 from benchmarks import records
 
 BASE = "the base model"
+NAMES = [name for name, cls in LOSSES.items() if cls.moves]
 COLUMNS = {
     "safety/plain": "safe, plain",
     "safety/adversarial": "safe, adversarial",
@@ -58,8 +59,8 @@ def run(loss: str, world: World) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The rows as Markdown, in the order of LOSSES, the base model first."""
-    order = [BASE, *LOSSES]
+    """The rows as Markdown, in the order of NAMES, the base model first."""
+    order = [BASE, *NAMES]
     lines = [f"| loss | beta | {' | '.join(COLUMNS.values())} |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
     for row in sorted(record["numbers"], key=lambda row: order.index(row["name"])):
         beta = "" if row["beta"] is None else f"{row['beta']:g}"
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> None:
         record = dict(zip(records.KEYS, about, strict=True))
     known = {row["name"] for row in record["numbers"]}
     with distributed() as world:
-        for name in [BASE, *(args.losses or LOSSES)]:
+        for name in [BASE, *(args.losses or NAMES)]:
             if name in known:
                 continue
             if name == BASE:

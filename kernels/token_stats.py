@@ -1,6 +1,7 @@
 """What token-level losses need of whole next-token distributions, a slice of the vocabulary at a time.
 
     linear_kl(hidden, weight, ref_hidden, ref_weight)[n] = KL(ρ_n ‖ π_n) = Σ_v ρ_n(v) (log ρ_n(v) - log π_n(v))
+    the same with reverse=True                           = KL(π_n ‖ ρ_n)
     linear_collision(hidden, weight)[n]                  = log Σ_v π_n(v)²
 
 with π_n = softmax(weight @ hidden[n]) and ρ_n = softmax(ref_weight @ ref_hidden[n]). As in chunked.py the (N, V) logits
@@ -24,10 +25,14 @@ class ChunkedKL(torch.autograd.Function):
 
     so one pass over the vocabulary gathers s_a = Σ exp(a - m_a), s_b = Σ exp(b - m_b) and t = Σ exp(a - m_a) (a - b).
     Where the models agree bit by bit, a - b = 0 and lse(a) = lse(b): the result is exactly 0.
+
+    Reversed it is the same sum with a and b exchanged, and d KL(π ‖ ρ) / d b_v = π_v (log π_v - log ρ_v - KL(π ‖ ρ)).
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, reverse: bool, chunk: int
+    ) -> Tensor:
         dtype = accumulation_dtype(hidden.dtype)
         n, v = hidden.shape[0], weight.shape[0]
         m_a, m_b = (torch.full((n,), -torch.inf, dtype=dtype, device=hidden.device) for _ in "ab")  # (N,) maxima
@@ -35,22 +40,25 @@ class ChunkedKL(torch.autograd.Function):
         for start in range(0, v, chunk):
             a = (ref_hidden @ ref_weight[start : start + chunk].T).to(dtype)  # (N, C)
             b = (hidden @ weight[start : start + chunk].T).to(dtype)  # (N, C)
+            a, b = (b, a) if reverse else (a, b)
             new_a, new_b = torch.maximum(m_a, a.amax(dim=1)), torch.maximum(m_b, b.amax(dim=1))
             rescale = torch.exp(m_a - new_a)
-            e = torch.exp(a - new_a[:, None])  # (N, C) ρ, unnormalised
+            e = torch.exp(a - new_a[:, None])  # (N, C) ρ, or π if reverse, unnormalised
             s_a = s_a * rescale + e.sum(dim=1)
             t = t * rescale + e.mul_(a.sub_(b)).sum(dim=1)
             s_b = s_b * torch.exp(m_b - new_b) + b.sub_(new_b[:, None]).exp_().sum(dim=1)
             m_a, m_b = new_a, new_b
         lse_a, lse_b = m_a + torch.log(s_a), m_b + torch.log(s_b)  # (N,)
-        ctx.save_for_backward(hidden, weight, ref_hidden, ref_weight, lse_a, lse_b)
-        ctx.chunk = chunk
-        return t / s_a - lse_a + lse_b
+        kl = t / s_a - lse_a + lse_b
+        lse_a, lse_b = (lse_b, lse_a) if reverse else (lse_a, lse_b)  # of ρ and of π
+        ctx.save_for_backward(hidden, weight, ref_hidden, ref_weight, lse_a, lse_b, kl)
+        ctx.reverse, ctx.chunk = reverse, chunk
+        return kl
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden, weight, ref_hidden, ref_weight, lse_a, lse_b = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        hidden, weight, ref_hidden, ref_weight, lse_a, lse_b, kl = ctx.saved_tensors
         dtype = lse_a.dtype
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         d_hidden = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None  # (N, D)
@@ -58,20 +66,29 @@ class ChunkedKL(torch.autograd.Function):
         grad = grad.to(dtype)[:, None]  # (N, 1)
         for start in range(0, weight.shape[0], ctx.chunk):
             w = weight[start : start + ctx.chunk]  # (C, D)
-            rho = (ref_hidden @ ref_weight[start : start + ctx.chunk].T).to(dtype).sub_(lse_a[:, None]).exp_()  # (N, C)
-            db = (hidden @ w.T).to(dtype).sub_(lse_b[:, None]).exp_().sub_(rho).mul_(grad)  # (N, C), g (π - ρ)
-            db = db.to(hidden.dtype)
+            log_rho = (ref_hidden @ ref_weight[start : start + ctx.chunk].T).to(dtype).sub_(lse_a[:, None])  # (N, C)
+            log_pi = (hidden @ w.T).to(dtype).sub_(lse_b[:, None])  # (N, C)
+            if ctx.reverse:
+                db = log_rho.neg_().add_(log_pi).sub_(kl[:, None]).mul_(log_pi.exp_())  # π (log π - log ρ - KL)
+            else:
+                db = log_pi.exp_().sub_(log_rho.exp_())  # π - ρ
+            db = db.mul_(grad).to(hidden.dtype)  # (N, C)
             if d_hidden is not None:
                 d_hidden += db @ w
             if d_weight is not None:
                 torch.mm(db.T, hidden, out=d_weight[start : start + ctx.chunk])
-        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
 def linear_kl(
-    hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, chunk: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    ref_hidden: Tensor,
+    ref_weight: Tensor,
+    reverse: bool = False,
+    chunk: int | None = None,
 ) -> Tensor:
-    """KL(ρ ‖ π) of each position, the reference first, in nats.
+    """KL(ρ ‖ π) of each position, the reference first, in nats; KL(π ‖ ρ) if reverse.
 
     hidden: (N, D), weight: (V, D) of the policy; ref_hidden: (N, D'), ref_weight: (V, D') of the reference, in the
     policy's dtype or another; chunk: columns of logits alive at once, by default tile_columns. Returns (N,)
@@ -86,7 +103,7 @@ def linear_kl(
             f"linear_kl takes hidden (N, D), weight (V, D), ref_hidden (N, D'), ref_weight (V, D'); got {shapes}"
         )
     chunk = chunk or tile_columns(len(hidden), hidden.dtype, device=hidden.device.type)
-    return ChunkedKL.apply(hidden, weight, ref_hidden, ref_weight, chunk)
+    return ChunkedKL.apply(hidden, weight, ref_hidden, ref_weight, reverse, chunk)
 
 
 @torch.no_grad()

@@ -243,7 +243,7 @@ def test_folders_that_cannot_be_written_are_found_first(flag, pairs_file, tmp_pa
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_text("mine")
     link.symlink_to(tmp_path / "nowhere")
-    monkeypatch.setattr(train, "load_dataset", None)
+    monkeypatch.setattr(train, "load_sources", None)
     for folder, words in [(file, "is a file"), (file / "a" / "b", f"{file} is a file"), (link, "cannot be written in")]:
         flags = ["--loss", "nca", "--model", MODEL, "--data", pairs_file, "--output", tmp_path / "out", flag, folder]
         assert train.main(list(map(str, flags))) == 2

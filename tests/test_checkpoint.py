@@ -245,7 +245,7 @@ def test_a_step_number_beyond_six_digits_is_the_newest(tmp_path):
 
 def test_an_output_in_use_is_found_before_the_data_is_read(run, capsys, monkeypatch):
     capsys.readouterr()
-    monkeypatch.setattr(train, "load_dataset", None)
+    monkeypatch.setattr(train, "load_sources", None)
     assert train.main(run) == 2
     assert "already in use; add --resume" in capsys.readouterr().err
 

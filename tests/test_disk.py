@@ -93,7 +93,7 @@ def test_a_cache_that_cannot_be_written(flags, tmp_path, capsys):
 
 @pytest.mark.parametrize("flag", ["--output", "--reference.cache"])
 def test_a_disk_that_refuses_is_found_before_the_data_is_read(flag, flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train, "load_dataset", None)
+    monkeypatch.setattr(train, "load_sources", None)
     files = disk.tempfile.TemporaryFile
 
     def full(dir):

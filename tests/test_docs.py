@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from align.config import SECTIONS, Config, PlanSection
+from align.config import SECTIONS, Config, PlanSection, SourceSection
 from align.evals.suites import suite_names
 from align.judges.exact import EXACT_JUDGES
 from align.losses import LOSSES, loss_classes, loss_parameters
@@ -158,8 +158,9 @@ def test_losses_and_flags_exist(path):
             f"loss.{name}.{key}" for key in loss_parameters(name)
         }
     keys |= {"loss.weights", "loss.goal"}  # goal: the parameter of the loss that extending.md makes
+    of_sources = {f.name for f in fields(SourceSection)} | {key.rpartition(".")[2] for key in keys if "loss." in key}
     for flag in re.findall(r"--([a-z_]+\.[a-z_0-9.]*[a-z_0-9])", text):
-        assert flag in keys, flag
+        assert flag in keys or (flag.startswith("sources.") and flag.rpartition(".")[2] in of_sources), flag
 
 
 def test_evaluation_names_every_suite_and_judge():

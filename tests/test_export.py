@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 import train
 from align.config import load_config
 from align.data import encode_prompts, load_tokenizer
+from align.dataset import load_groups
 from align.export import end_tokens, export_model, template_files
 from align.files import read_json
 from align.generate import Finished
 from align.losses import build_loss
 from align.models import load_model
 from align.parallel import distributed
-from align.sources import load_groups
 from eval import main as eval_main
 
 MINE = (

@@ -57,27 +57,29 @@ def test_token_level_sums_match_the_definition():
     policy, frozen = two_models()
     batch = collate(GROUPS)
     known = LiveReference(frozen, distributions=True)(batch)
-    sums = response_sums(policy, batch, ("kl", "weights", "shared_logps"), known.distributions)
-    expected = {name: torch.empty(2, 2, dtype=torch.float64) for name in ("kl", "weights", "shared_logps", "ref")}
+    tokens = ("kl", "reverse_kl", "weights", "shared_logps")
+    sums = response_sums(policy, batch, tokens, known.distributions)
+    expected = {name: torch.empty(2, 2, dtype=torch.float64) for name in (*tokens, "ref")}
     for i, group in enumerate(GROUPS):
         shared = min(map(len, group.response_ids))
         for j, response in enumerate(group.response_ids):
             log_p, log_q = (distributions(model, group, response) for model in (policy, frozen))
             of_tokens = log_p[range(len(response)), response]
             expected["kl"][i, j] = (log_q.exp() * (log_q - log_p)).sum()
+            expected["reverse_kl"][i, j] = (log_p.exp() * (log_p - log_q)).sum()
             expected["weights"][i, j] = (of_tokens - log_p.exp().square().sum(-1).log()).mean().exp()
             expected["shared_logps"][i, j] = of_tokens[:shared].sum()
             expected["ref"][i, j] = log_q[range(shared), response[:shared]].sum()
-    for name in ("kl", "weights", "shared_logps"):
+    for name in tokens:
         torch.testing.assert_close(sums[name], expected[name], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(known.ref_shared_logps, expected["ref"], rtol=1e-9, atol=1e-9)
     assert not sums["weights"].requires_grad
-    sums["kl"].sum().backward()
-    ours = [p.grad.clone() for p in policy.parameters()]
-    policy.zero_grad()
-    expected["kl"].sum().backward()
-    for a, p in zip(ours, policy.parameters(), strict=True):
-        torch.testing.assert_close(a, p.grad, rtol=1e-8, atol=1e-9)
+    for name in ("kl", "reverse_kl"):
+        ours, theirs = (
+            torch.autograd.grad(x[name].sum(), [*policy.parameters()], retain_graph=True) for x in (sums, expected)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
 def sharded_token_level_sums(world):
@@ -87,7 +89,7 @@ def sharded_token_level_sums(world):
             p.mul_(1.1)
     reference = LiveReference(frozen.requires_grad_(False), distributions=True)
     batch = collate(GROUPS)
-    tokens = ("kl", "weights", "shared_logps")
+    tokens = ("kl", "reverse_kl", "weights", "shared_logps")
     whole, whole_frozen = two_models(torch.float32)
     ours = response_sums(policy, batch, tokens, reference(batch).distributions)
     theirs = response_sums(whole, batch, tokens, LiveReference(whole_frozen, distributions=True)(batch).distributions)

@@ -1,30 +1,407 @@
-"""What a run learns from: pairs as labelled responses, and responses of other prompts."""
+"""Several files in every step: one gradient, one run however it is split or broken off, and what is refused."""
+
+import json
+import math
+import shutil
+import tomllib
 
 import pytest
+import torch
+from conftest import MODEL, read_metrics, refuse, run_ranks
 
-from align.data.encode import Group
-from align.data.rows import Row
-from align.errors import UserError
-from align.sources import labelled, mismatch
+import train
+from align import sources as room
+from align.config import load_config
+from align.data.batches import batch_indices
+from align.files import to_toml
+from align.losses.sft import SFT
+from align.models import load_model
+from align.tiny import paths
+
+NOT_A_RESULT = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
+# beside pairs under nca: an anchor, which needs a live reference, replay, and a coupled loss with a memory
+THREE = ["--sources.stay.loss", "anchor", "--sources.stay.weight", "3", "--sources.stay.batch_size", "4"]
+THREE += ["--sources.replay.batch_size", "3", "--sources.replay.weight", "0.5"]
+THREE += ["--sources.judged.loss", "bco", "--sources.judged.beta", "0.1", "--sources.judged.batch_size", "5"]
 
 
-def test_a_pair_is_two_labelled_responses():
-    good, bad = labelled(Row("p", ["a", "b"], scores=[2.0, 1.0], extra={"category": "c"}, where="f:1"))
-    assert good == Row("p", ["a"], label=True, extra={"category": "c"}, where="f:1")
-    assert bad == Row("p", ["b"], label=False, extra={"category": "c"}, where="f:1")
+@pytest.fixture
+def files(pairs_file, tmp_path):
+    """Flags of the model, pairs, nine responses of another length, and twelve labelled ones."""
+    rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    own = [{"prompt": row["prompt"], "completion": row["rejected"]} for row in rows[:9]]
+    labels = [
+        {"prompt": f"Number {i}?", "completion": f"It is {i}." * (1 + i % 3), "label": i % 2 == 0} for i in range(12)
+    ]
+    for name, lines in {"own": own, "labels": labels}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    flags = ["--model", MODEL, "--data", pairs_file, "--loss", "nca", "--loss.beta", "0.1", "--optim.lr", "1e-3"]
+    flags += ["--train.steps", "6", "--train.batch_size", "7", "--reference.cache", tmp_path / "cache"]
+    return list(map(str, flags))
 
 
-def test_mismatched_responses_are_other_prompts_and_fit():
-    groups = [Group([1, 2, i % 4], [[10 + i] * (1 + i % 5)], index=i, label=True) for i in range(20)]
-    paired = mismatch(groups, max_length=6, seed=3, path="f")
-    prompts = {tuple(g.response_ids[0]): g.prompt_ids for g in groups}
-    for before, after in zip(groups, paired, strict=True):
-        assert after.response_ids[0] == before.response_ids[0] and after.index == before.index and after.label
-        (borrowed,) = after.response_ids[1:]
-        assert 1 <= len(borrowed) <= 3
-        source = next(prompt for response, prompt in prompts.items() if response[0] == borrowed[0])
-        assert source != after.prompt_ids
-    again, other = mismatch(groups, max_length=6, seed=3, path="f"), mismatch(groups, 6, 4, "f")
-    assert list(paired) == list(again) != list(other)
-    with pytest.raises(UserError, match="all prompts are the same"):
-        mismatch([g for g in groups if g.prompt_ids[2] == 0], 6, 0, "f")
+def three(tmp_path):
+    at = {"stay": "own", "replay": "own", "judged": "labels"}
+    given = {f"--sources.{name}.path": str(tmp_path / f"{file}.jsonl") for name, file in at.items()}
+    return [word for pair in given.items() for word in pair] + THREE
+
+
+def results(output):
+    return [{k: v for k, v in line.items() if k not in NOT_A_RESULT} for line in read_metrics(output)]
+
+
+def assert_same_curve(a, b):
+    for ours, theirs in zip(results(a), results(b), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=1e-5, abs=1e-4 if name.endswith("kl") else 2e-5), name
+
+
+@pytest.fixture
+def gradients(monkeypatch):
+    """The gradient of every step, as it is before clipping."""
+    clip, seen = torch.nn.utils.clip_grad_norm_, []
+
+    def clip_and_keep(parameters, norm):
+        parameters = list(parameters)
+        seen.append(torch.cat([p.grad.detach().flatten() for p in parameters]).double())
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_and_keep)
+    return seen
+
+
+def test_a_steps_gradient_is_the_weighted_sum_of_each_sources_alone(files, gradients, tmp_path):
+    """At the reference, where nca, sft and bco each have a gradient; each alone is a run of its own."""
+    own, labels = tmp_path / "own.jsonl", tmp_path / "labels.jsonl"
+    alone = {
+        "pairs": (1, []),
+        "replay": (0.5, ["--loss", "sft", "--data", own, "--train.batch_size", "3"]),
+        "judged": (1, ["--loss", "bco", "--loss.beta", "0.1", "--data", labels, "--train.batch_size", "5"]),
+    }
+    for name, (_, more) in alone.items():
+        at_beta = files[:6] + files[8:] if "sft" in more else files
+        assert train.main([*at_beta, *map(str, more), "--train.steps", "1", "--output", str(tmp_path / name)]) == 0
+    assert train.main([*files, *three(tmp_path), "--train.steps", "1", "--output", str(tmp_path / "all")]) == 0
+    *parts, whole = gradients
+    by_hand = sum(weight * part for (weight, _), part in zip(alone.values(), parts, strict=True))
+    torch.testing.assert_close(whole, by_hand, rtol=1e-4, atol=1e-6 * by_hand.abs().max().item())
+    # and each source's numbers are those that it has alone
+    (line,) = read_metrics(tmp_path / "all")
+    for name, prefix in {"pairs": "", "replay": "replay/", "judged": "judged/"}.items():
+        (theirs,) = read_metrics(tmp_path / name)
+        for metric in ("loss", "logps/chosen"):
+            assert line[prefix + metric] == pytest.approx(theirs[metric], rel=1e-6), (name, metric)
+    assert line["stay/loss"] == 0.0 and line["tokens"] > theirs["tokens"]
+    assert line["grad_norm"] == pytest.approx(whole.norm().item(), rel=1e-5)
+
+
+def test_an_anchor_pulls_as_its_weight_says(files, gradients, tmp_path):
+    """At the reference it has no gradient, so three weights share a first step; in the second the pull is linear in it."""
+    more = ["--train.steps", "2", "--optim.warmup", "0", "--sources.stay.path", str(tmp_path / "own.jsonl")]
+    for weight in (1e-30, 2.0, 4.0):
+        flags = [
+            "--sources.stay.loss",
+            "anchor",
+            "--sources.stay.batch_size",
+            "4",
+            "--sources.stay.weight",
+            str(weight),
+        ]
+        assert train.main([*files, *more, *flags, "--output", str(tmp_path / str(weight))]) == 0
+    (first, none), (_, two), (_, four) = (gradients[i : i + 2] for i in (0, 2, 4))
+    assert torch.equal(first, gradients[2]) and torch.equal(first, gradients[4])
+    assert (two - none).norm() > 1e-3 * none.norm()
+    torch.testing.assert_close(four - none, 2 * (two - none), rtol=1e-3, atol=1e-5 * none.abs().max().item())
+
+
+def test_a_source_can_take_the_others_off_its_direction(files, gradients, tmp_path):
+    """OGPSA's step from the gradients of two runs, one with the source and one of it alone."""
+    own = str(tmp_path / "own.jsonl")
+    replay = ["--sources.replay.path", own, "--sources.replay.batch_size", "3", "--train.steps", "1"]
+    alone = [*files[:6], *files[8:], "--loss", "sft", "--data", own, "--train.batch_size", "3", "--train.steps", "1"]
+    assert train.main([*files, "--train.steps", "1", "--output", str(tmp_path / "g")]) == 0
+    assert train.main([*alone, "--output", str(tmp_path / "b")]) == 0
+    # it comes last, wherever it stands in the file
+    last = ["--sources.zero.path", own, "--sources.zero.batch_size", "3", "--sources.zero.weight", "1e-30"]
+    flags = [*files, *replay, *last, "--optim.project", "replay", "--output", str(tmp_path / "both")]
+    assert train.main(flags) == 0
+    sizes = [p.numel() for p in load_model(MODEL).parameters()]
+    for g, b, found in zip(*(gradient.split(sizes) for gradient in gradients), strict=True):
+        expected = b + g - ((g @ b) / (b @ b) if b.any() else 0) * b
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * g.abs().max().item())
+
+
+def test_any_accumulation_gives_one_curve(files, tmp_path):
+    flags = [*files, *three(tmp_path), "--optim.project", "replay", "--optim.ema", "0.9", "--train.steps", "4"]
+    assert train.main([*flags, "--output", str(tmp_path / "one")]) == 0
+    assert train.main([*flags, "--train.micro_batch_tokens", "90", "--output", str(tmp_path / "tokens")]) == 0
+    assert_same_curve(tmp_path / "tokens", tmp_path / "one")
+    lines = results(tmp_path / "one")
+    # data.path decides the number of steps, and the others have gone round
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[-1]["stay/loss"] > lines[1]["stay/loss"] > 0
+    assert {i for step in range(4) for i in batch_indices(9, step, 4, 0)} == set(range(9))
+
+
+def break_off(output, broken):
+    shutil.copytree(output, broken)
+    for folder in ("model", "checkpoints/step-000004"):
+        shutil.rmtree(broken / folder)
+    assert (broken / "checkpoints" / "step-000002").exists()
+
+
+def everything(files, tmp_path):
+    """Three sources with all that a run has to remember."""
+    more = [
+        "--optim.project",
+        "replay",
+        "--optim.ema",
+        "0.9",
+        "--train.checkpoint_every",
+        "2",
+        "--train.steps",
+        "4",
+    ]
+    return [*files, *three(tmp_path), *more, "--sources.stay.direction", "reverse", "--train.micro_batch_size", "2"]
+
+
+def assert_same_run(a, b):
+    assert results(a) == results(b)
+    assert (a / "model" / "model.safetensors").read_bytes() == (b / "model" / "model.safetensors").read_bytes()
+    state = json.loads((b / "checkpoints" / "step-000004" / "state.json").read_text())["loss"]
+    assert state and all(name.startswith("judged/") for name in state)
+
+
+def test_resumed_it_is_the_same_run_to_the_bit(files, tmp_path):
+    flags, whole, broken = everything(files, tmp_path), tmp_path / "whole", tmp_path / "broken"
+    assert train.main([*flags, "--output", str(whole)]) == 0
+    break_off(whole, broken)
+    assert train.main([*flags, "--output", str(broken), "--resume"]) == 0
+    assert_same_run(whole, broken)
+
+
+def train_and_resume(world, flags, tmp_path):
+    train.train(load_config([*flags, "--output", str(tmp_path / "two")]), world)
+    if world.main:
+        break_off(tmp_path / "two", tmp_path / "again")
+    world.barrier()
+    train.train(load_config([*flags, "--output", str(tmp_path / "again"), "--resume"]), world)
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_run_and_resume_to_the_bit(files, tmp_path):
+    flags = everything(files, tmp_path)
+    held_out = ["--data.eval_path", str(tmp_path / "pairs.jsonl"), "--train.eval_every", "3"]
+    flags += [*held_out, "--train.stop_when", "eval/loss < -1"]
+    assert train.main([*flags, "--output", str(tmp_path / "one")]) == 0
+    run_ranks(train_and_resume, 2, flags, tmp_path)
+    assert_same_curve(tmp_path / "two", tmp_path / "one")
+    assert_same_run(tmp_path / "two", tmp_path / "again")
+
+
+def test_live_references_are_one_model(files, tmp_path, monkeypatch):
+    load, loaded = room.load_frozen, []
+    monkeypatch.setattr(room, "load_frozen", lambda *args: loaded.append(args) or load(*args))
+    flags = [*files, *three(tmp_path), "--train.steps", "2", "--reference.mode", "live"]
+    assert train.main([*flags, "--output", str(tmp_path / "live")]) == 0
+    assert len(loaded) == 1 and not (tmp_path / "cache").exists()
+    cached = [*files, *three(tmp_path), "--train.steps", "2", "--output", str(tmp_path / "cached")]
+    assert train.main(cached) == 0
+    assert len(loaded) == 2 and len(list((tmp_path / "cache").iterdir())) == 2  # of the pairs and of the labelled ones
+    assert_same_curve(tmp_path / "cached", tmp_path / "live")
+
+
+def test_with_adapters_no_reference_is_loaded_and_a_moving_one_serves_all(files, tmp_path, monkeypatch):
+    flags = [*files, *three(tmp_path), "--train.steps", "3", "--optim.warmup", "0"]
+    moving = ["--reference.mode", "moving", "--reference.every", "1", "--reference.alpha", "1"]
+    assert train.main([*flags, *moving, "--output", str(tmp_path / "moving")]) == 0
+    # it is where the policy is at the start of each step
+    for line in results(tmp_path / "moving"):
+        assert line["stay/loss"] == pytest.approx(0, abs=1e-6) and line["loss"] == pytest.approx(
+            2 * math.log(2), rel=1e-5
+        )
+    monkeypatch.setattr(room, "load_frozen", None)
+    assert train.main([*flags, "--lora.rank", "2", "--output", str(tmp_path / "lora")]) == 0
+    assert results(tmp_path / "lora")[-1]["stay/loss"] > 0
+
+
+def test_any_loss_is_a_source_and_pairs_can_be_one(files, tmp_path):
+    pairs = str(tmp_path / "pairs.jsonl")
+    flags = [
+        *files,
+        "--train.steps",
+        "2",
+        "--sources.a.path",
+        pairs,
+        "--sources.a.loss",
+        "tdpo",
+        "--sources.b.path",
+        pairs,
+    ]
+    flags += ["--sources.b.loss", "dpo+sft", "--sources.b.weights", "1,0.5", "--sources.b.dpo.beta", "0.3"]
+    flags += ["--sources.c.path", pairs, "--sources.c.loss", "kto"]
+    assert train.main([*flags, "--output", str(tmp_path / "out")]) == 0
+    line = read_metrics(tmp_path / "out")[0]
+    assert line["a/loss"] == pytest.approx(math.log(2), rel=1e-6) and line["c/loss"] == pytest.approx(0.5, rel=1e-6)
+    assert line["b/rewards/accuracy"] == 0.5 and "c/rewards/margin" in line
+    resolved = tomllib.loads((tmp_path / "out" / "config.toml").read_text())["sources"]
+    assert resolved["b"]["dpo"] == {"beta": 0.3} and resolved["a"]["alpha"] == 0.5 and resolved["c"]["batch_size"] == 0
+
+
+def test_a_row_that_spoils_a_step_is_named_with_its_source(files, tmp_path, monkeypatch, capsys):
+    value = SFT.__call__
+    monkeypatch.setattr(SFT, "__call__", lambda self, x: value(self, x) * torch.tensor([torch.nan, 1.0, 1.0]))
+    flags = [*files, *three(tmp_path), "--output", str(tmp_path / "out")]
+    assert train.main(flags) == 2
+    said = capsys.readouterr().err
+    assert "step 1: the loss of sources.replay of 1 of its 3 prompts is not finite; look at " in said
+    assert f"{tmp_path / 'own.jsonl'}:" in said and said.count("\n") == 1
+
+
+def test_the_plan_shows_and_counts_each(files, tmp_path, capsys):
+    plan = [*files, "--output", str(tmp_path / "out"), "--plan"]
+    assert train.main(plan) == 0
+    without = capsys.readouterr().out
+    assert train.main([*plan, *three(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"sources.stay: 9 prompts of 1 response, 435 tokens, in {tmp_path / 'own.jsonl'}" in said
+    assert "in every step 3 x anchor on 4 prompts each" in said and "0.5 x sft on 3 prompts" in said
+    flops = [float(text.split("a step: ")[1].split()[0]) for text in (without, said)]
+    assert flops[1] > 1.2 * flops[0] and not (tmp_path / "out").exists()
+
+
+def test_sources_without_a_file_can_be_planned_for(tmp_path, capsys):
+    flags = ["--config", "falcon-11b", "--plan.gpus", "8", "--output", str(tmp_path / "out")]
+    assert train.main(flags) == 0
+    one = capsys.readouterr().out
+    assert train.main([*flags, "--sources.stay.loss", "anchor", "--sources.replay.batch_size", "16"]) == 0
+    two = capsys.readouterr().out
+    assert "sources.stay: none given" in two and "1 x sft on 16 prompts" in two
+    memory = [float(text.split("memory: ")[1].split()[0]) for text in (one, two)]
+    # a frozen copy in bfloat16, an eighth of it, that the cached reference of the pairs did without
+    assert memory[1] - memory[0] > 0.9 * 2 * 11.1e9 / 8 / 2**30
+
+
+def test_a_config_with_sources_reads_back_as_itself(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[model]\npath = "m"\n[data]\npath = "d"\n[sources.stay]\npath = "a"\nloss = "anchor"\ndirection = "reverse"\n'
+        '[sources.both]\npath = "b"\nloss = "dpo+sft"\nweights = [1, 0.5]\ndpo.beta = 0.3\nbatch_size = 4\n'
+    )
+    config = load_config(["--config", str(file), "--sources.stay.weight=2", "--sources.more.path", "c"])
+    assert list(config.sources) == ["stay", "both", "more"] and config.sources["stay"].weight == 2.0
+    assert [each.loss.name for each in config.each()] == ["nca", "anchor", "dpo+sft", "sft"]
+    assert [each.train.batch_size for each in config.each()] == [32, 32, 4, 32]
+    assert [each.reference.mode for each in config.each()] == ["cached", "live", "cached", "cached"]
+    text = to_toml(config.to_dict())
+    file.write_text(text)
+    assert to_toml(load_config(["--config", str(file)]).to_dict()) == text
+    # a flag that gives a source another loss comes before what the file says of the old one's parameters
+    said = refuse(load_config, ["--config", str(file), "--sources.stay.loss", "sft"])
+    assert "sources.stay.direction is no key of a source" in said
+
+
+def test_a_run_that_could_never_move_is_refused():
+    """Anchors alone: at the reference they have no gradient."""
+    base = ["--model", "m", "--data", "d", "--loss", "anchor"]
+    assert "--loss anchor has no gradient at the reference" in refuse(load_config, base)
+    anchored = ["--sources.stay.path", "f", "--sources.stay.loss", "anchor"]
+    assert "alone trains nothing" in refuse(load_config, [*base, *anchored])
+    assert load_config([*base, "--sources.stay.path", "f", "--sources.stay.loss", "dpo"]).reference.mode == "live"
+    assert load_config([*base[:4], "--loss", "anchor+sft"]).reference.mode == "live"
+
+
+BASE = ["--model", "m", "--data", "d", "--sources.stay.path", "f"]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (
+            ["--sources.stay.wieght", "2"],
+            "--sources.stay.wieght is no key of a source (path, loss, weight, batch_size)",
+        ),
+        (["--sources.stay.beta", "2"], "--sources.stay.beta is no key of a source"),
+        (["--sources.stay.loss", "anchr"], "--sources.stay.loss: unknown loss 'anchr'; did you mean 'anchor'"),
+        (
+            ["--sources.stay.loss", "anchor", "--sources.stay.direction", "up"],
+            "sources.stay.direction must be forward or",
+        ),
+        (["--sources.stay.weight", "0"], "sources.stay.weight must be above 0, not 0.0"),
+        (["--sources.stay.weight", "-1"], "sources.stay.weight must be above 0"),
+        (["--sources.stay.weight", "nan"], "sources.stay.weight must be above 0, not nan"),
+        (["--sources.stay.weight", "inf"], "sources.stay.weight must be below inf"),
+        (["--sources.stay.batch_size", "-1"], "sources.stay.batch_size must be at least 0"),
+        (["--sources.stay.batch_size", "2.5"], "--sources.stay.batch_size must be a whole number"),
+        (["--sources.stay.loss", "dpo", "--sources.stay.beta", "0"], "sources.stay.beta must be greater than 0"),
+        (
+            ["--sources.stay.loss", "dpo+sft", "--sources.stay.weights", "1"],
+            "sources.stay.weights must be one for each of 2",
+        ),
+        (["--sources.stay.loss", "rpo", "--sources.stay.alpha", "inf"], "sources.stay.alpha must be"),
+        (["--sources.go.loss", "sft"], "sources.go.path is missing; give --sources.go.path FILE"),
+        (["--sources.eval.path", "f"], "--sources.eval.path: eval means something else in the metrics"),
+        (["--sources.data.path", "f"], "--sources.data.path: data means something else"),
+        (["--sources.a/b.path", "f"], "--sources.a/b.path: a source is a table [sources.NAME]"),
+        (["--sources.path", "f"], "--sources.path: a source is a table [sources.NAME]"),
+        (["--sources", "f"], "--sources: a source is a table [sources.NAME]"),
+        (["--optim.project", "staye"], "optim.project staye: names no source; there are: stay"),
+        (["--optim.ema", "1"], "optim.ema must be below 1"),
+        (["--loss", "sft", "--reference.mode", "moving"], "reference.mode moving: sft has no reference"),
+    ],
+)
+def test_what_is_wrong_with_a_source_is_named_by_its_key(flags, words):
+    assert refuse(load_config, [*BASE, *flags]).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "text", ["sources = 3", "[sources]\nstay = 3", "[sources]\nstay = 'f'", "[sources.'a b']\npath = 'f'"]
+)
+def test_a_file_that_has_no_table_of_a_source_is_told_how_to_write_one(text, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    said = refuse(load_config, [*BASE[:4], "--config", str(file)])
+    assert said.startswith(f"{file}: sources") and "a source is a table [sources.NAME] with path = FILE" in said
+
+
+def test_data_that_does_not_fit_its_source_is_told_by_its_flags(files, tmp_path, capsys):
+    flags = [*files, "--output", str(tmp_path / "out"), "--sources.stay.path", str(tmp_path / "own.jsonl")]
+    for more, words in {
+        ("--sources.stay.batch_size", "10"): "--sources.stay.batch_size 10 is more than the 9 prompts there are",
+        ("--sources.stay.loss", "dpo"): "own.jsonl: one response a prompt; --sources.stay.loss dpo takes",
+        ("--sources.stay.path", "nowhere.jsonl"): "nowhere.jsonl",
+    }.items():
+        assert train.main([*flags, *more]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_resuming_with_other_sources_is_refused(files, tmp_path, capsys):
+    flags = [*files, "--train.steps", "1", "--output", str(tmp_path / "out")]
+    replay = ["--sources.replay.path", str(tmp_path / "own.jsonl"), "--sources.replay.batch_size", "3"]
+    assert train.main([*flags, *replay]) == 0
+    for more, words in {
+        (*replay, "--sources.replay.weight", "2"): "begun with sources.replay.weight = 1.0, not 2.0",
+        (): "begun with sources.replay.batch_size = 3, not None",
+        (*replay, "--sources.more.path", "f"): "begun with sources.more.path = '', not 'f'",
+    }.items():
+        assert train.main([*flags, *more, "--resume"]) == 2
+        assert words in capsys.readouterr().err
+    assert (
+        train.main([*flags, *replay, "--sources.replay.weight", "2", "--resume", "--override", "sources.replay.weight"])
+        == 0
+    )
+    rows = (tmp_path / "own.jsonl").read_text()
+    (tmp_path / "own.jsonl").write_text(rows.replace("hat", "cap"))
+    capsys.readouterr()
+    assert train.main([*flags, *replay, "--sources.replay.weight", "2", "--resume"]) == 2
+    assert "the data or its template has changed" in capsys.readouterr().err
+
+
+def test_a_source_of_the_toy_world(monkeypatch):
+    flags = ["--sources.stay.path", "tiny:dialogues", "--sources.own.path", "mine.jsonl"]
+    config = load_config(["--loss", "nca", *flags, "--data.eval_path", "tiny:held-out-pairs"])
+    monkeypatch.setattr(paths, "resolve_path", lambda path, *_, **__: path.replace("tiny:", "there/"))
+    paths.resolve_tiny(config, None, None)
+    assert [source.path for source in config.sources.values()] == ["there/dialogues", "mine.jsonl"]
+    assert config.data.eval_path == "there/held-out-pairs"

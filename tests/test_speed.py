@@ -22,8 +22,8 @@ def test_mfu_is_what_the_method_needs_over_what_the_ranks_could_do(monkeypatch):
     data = SimpleNamespace(share=True, groups=groups, n_tokens=lambda indices: sum(groups[i].n_tokens for i in indices))
     monkeypatch.setattr("align.speed.peak_flops", lambda device, dtype: 1e9)
     # checkpointing recomputes, and that is not what the method needs
-    speed = Speed(Setup(config, checkpointing="full"), data, World(0, 2, torch.device("cpu")))
-    found = speed([0, 1], seconds=2.0)
+    speed = Speed([Setup(config, checkpointing="full")], [data], World(0, 2, torch.device("cpu")))
+    found = speed([[0, 1]], seconds=2.0)
     tokens = (3 + 1 + 2) + (1 + 0 + 1)  # read once each; the last of a response predicts nothing
     pairs = (6 + (3 + 1) + (6 + 3)) + (1 + 0 + (1 + 1))
     predicted = 2 + 3 + 1 + 2
@@ -37,7 +37,8 @@ def test_mfu_is_what_the_method_needs_over_what_the_ranks_could_do(monkeypatch):
 def test_no_mfu_where_the_peak_is_not_known(monkeypatch):
     monkeypatch.setattr("align.speed.peak_flops", lambda device, dtype: None)
     data = SimpleNamespace(share=True, groups=[], n_tokens=lambda indices: 0)
-    assert "mfu" not in Speed(Setup(read_config(GOLDEN / "llama31")), data, World(0, 1, torch.device("cpu")))([], 1.0)
+    speed = Speed([Setup(read_config(GOLDEN / "llama31"))], [data], World(0, 1, torch.device("cpu")))
+    assert "mfu" not in speed([[]], 1.0)
 
 
 def test_a_card_is_known_by_its_name():

@@ -33,7 +33,7 @@ def signalling(monkeypatch, owner, name, number=signal.SIGTERM, at=1):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("moment", ["load_config", "load_dataset", "load_sharded", "load_checkpoint"])
+@pytest.mark.parametrize("moment", ["load_config", "load_sources", "load_sharded", "load_checkpoint"])
 def test_while_a_run_loads(number, moment, flags, tmp_path, monkeypatch, capfd):
     if moment == "load_checkpoint":
         assert train.main([*flags, "--train.checkpoint_every", "1"]) == 0

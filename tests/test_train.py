@@ -284,7 +284,7 @@ def test_weights_are_checked_before_the_data_is_read(pairs_file, tmp_path, monke
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(MODEL / name, broken / name)
     (broken / "model-00002-of-00004.safetensors").unlink()
-    monkeypatch.setattr(train, "load_dataset", None)
+    monkeypatch.setattr(train, "load_sources", None)
     assert train.main(["--loss", "nca", *flags(pairs_file, tmp_path / "out"), "--model", str(broken)]) == 2
     assert "model-00002-of-00004.safetensors, which is not in the folder" in capsys.readouterr().err
 

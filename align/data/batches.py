@@ -67,31 +67,37 @@ def _permutation(n_rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n_rows)
 
 
-def batch_indices(n_rows: int, step: int, batch_size: int, seed: int) -> list[int]:
+def batch_indices(n_rows: int, step: int, batch_size: int, seed: int, flag: str = "--train.batch_size") -> list[int]:
     """Rows of the global batch of a step (counted from 0): a pure function, so there is nothing to save or to restore.
 
     Step s takes positions s*B .. s*B+B-1 of an endless stream whose epoch e is a permutation of all rows drawn from
-    (seed, e). Raises UserError when the batch is larger than the data.
+    (seed, e). Raises UserError, which names the flag, when the batch is larger than the data.
     """
     if batch_size > n_rows:
-        raise UserError(f"--train.batch_size {batch_size} is more than the {n_rows} prompts there are; lower it")
+        raise UserError(f"{flag} {batch_size} is more than the {n_rows} prompts there are; lower it")
     positions = range(step * batch_size, (step + 1) * batch_size)
     return [int(_permutation(n_rows, seed, p // n_rows)[p % n_rows]) for p in positions]
 
 
 def split_batch(
-    sizes: Sequence[int], rank: int, world_size: int, max_prompts: int = 0, max_tokens: int = 0
+    sizes: Sequence[int],
+    rank: int,
+    world_size: int,
+    max_prompts: int = 0,
+    max_tokens: int = 0,
+    flag: str = "--train.batch_size",
 ) -> list[tuple[list[int], int]]:
     """This rank's micro-batches of a global batch: (positions in the batch, how many of them are real), each in turn.
 
     sizes: tokens of the batch's groups. world_size: how many ranks. A micro-batch has at most max_prompts groups and
     max_tokens tokens, but always one group; 0: any number. Every rank gets equally many micro-batches, because collectives
     must match, and they hold nearly equally many tokens; one left without prompts holds a filler group and counts 0 real
-    ones. Over all ranks each prompt comes once. Raises UserError when there are more ranks than prompts.
+    ones. Over all ranks each prompt comes once. Raises UserError, which names the flag, when there are more ranks than
+    prompts.
     """
     n = len(sizes)
     if n < world_size:
-        raise UserError(f"--train.batch_size {n} is less than a prompt for each of the {world_size} ranks; raise it")
+        raise UserError(f"{flag} {n} is less than a prompt for each of the {world_size} ranks; raise it")
     # largest first: similar sizes run side by side, and a batch that does not fit in memory fails at once
     ordered = sorted(range(n), key=lambda position: -sizes[position])
 
@@ -157,6 +163,7 @@ class Dataset:
     world_size: int
     device: torch.device
     template: str | None = None
+    batch_flag: str = "--train.batch_size"  # what sets batch_size
     share: bool = True  # each prompt is computed once for all its responses
 
     @property
@@ -165,7 +172,7 @@ class Dataset:
 
     def global_batch(self, step: int) -> list[int]:
         """The prompts of an optimizer step, over all ranks: a function of (seed, step) alone."""
-        return batch_indices(self.n_train, step, self.batch_size, self.seed)
+        return batch_indices(self.n_train, step, self.batch_size, self.seed, self.batch_flag)
 
     def visited(self) -> set[int]:
         """Every prompt that the run will look at."""
@@ -183,7 +190,7 @@ class Dataset:
         """This rank's part of a global batch: batches, each with the positions (n,) of its real prompts among `indices`."""
         sizes = [stream_tokens(self.groups[i], self.share) for i in indices]
         limits = self.micro_batch_size, self.micro_batch_tokens
-        for chunk, real in split_batch(sizes, self.rank, self.world_size, *limits):
+        for chunk, real in split_batch(sizes, self.rank, self.world_size, *limits, self.batch_flag):
             batch = collate([self.groups[indices[p]] for p in chunk], n_real=real, share=self.share)
             positions = torch.tensor(chunk[:real], dtype=torch.int64)
             yield batch.to(self.device), positions.to(self.device)

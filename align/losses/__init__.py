@@ -54,6 +54,7 @@ LOSSES: dict[str, type[Loss]] = loss_table(
         "tdpo1": "token_level:TDPO1",
         "wpo": "token_level:WPO",
         "ld_dpo": "token_level:LDDPO",
+        "anchor": "anchor:Anchor",
         # without a reference
         "simpo": "reference_free:SimPO",
         "alphapo": "reference_free:AlphaPO",

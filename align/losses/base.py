@@ -35,6 +35,7 @@ class LossInputs:
     tokens_per_prompt: Tensor | float | None = None  # mean of n_tok[:, 0] over the global batch; None: over these rows
     # for token-level methods alone, (N, K) each:
     kl: Tensor | None = None  # Σ_t KL(π_ref(.|y_<t) || π(.|y_<t)) over the response's positions, with a gradient
+    reverse_kl: Tensor | None = None  # Σ_t KL(π(.|y_<t) || π_ref(.|y_<t)), likewise
     weights: Tensor | None = None  # exp of the mean over t of log π(y_t|y_<t) - log Σ_v π(v|y_<t)², detached
     shared_logps: Tensor | None = None  # ℓ summed over the first min_k n_tok tokens of each response, with a gradient
     ref_shared_logps: Tensor | None = None  # the same under the reference
@@ -46,7 +47,18 @@ class LossInputs:
             raise ValueError("this loss compares with a reference: LossInputs.ref_logps is None")
         return self.logps - self.ref_logps
 
+    @property
+    def mean_tokens(self) -> Tensor | float:
+        """m, of the global batch where it is known, else of these rows."""
+        if self.tokens_per_prompt is not None:
+            return self.tokens_per_prompt
+        if self.n_tok is None:
+            raise ValueError("this loss averages over tokens: LossInputs needs n_tok or tokens_per_prompt")
+        return self.n_tok[:, 0].to(self.logps.dtype).mean()
 
+
+# token-level inputs for which the reference's whole next-token distributions are needed
+DISTRIBUTIONS = ("kl", "reverse_kl")
 # what each kind of Loss.responses can be given: one response a prompt, two, more, or one with a label
 FITS = {
     "one": {"single", "pair", "list"},
@@ -76,10 +88,11 @@ class Loss:
     needs_reference = True
     # "one": only response 0 is read; "pair": K = 2; "list": any K >= 2; "unpaired": K = 1 and a label. See FITS
     responses = "pair"
+    moves = True  # False: it has no gradient at policy = reference, where every run begins, and alone trains nothing
     needs_global_batch = False  # prompts influence each other, so micro-batches cannot be taken apart
     nonsmooth_at_reference = False  # its slope jumps at policy = reference: --reference.mode auto uses a live one
     uses_mismatched_responses = False  # response 1 is one to another prompt, to estimate a KL on
-    token_inputs = tuple[str, ...]()  # token-level LossInputs that it reads: "kl", "weights", "shared_logps"
+    token_inputs = tuple[str, ...]()  # token-level LossInputs that it reads: "kl", "reverse_kl", "weights", ...
 
     def __init_subclass__(cls) -> None:
         for name in ("title", "paper", "summary", "trl", "halos", "in_paper"):
@@ -96,6 +109,11 @@ class Loss:
             if math.isinf(value):
                 raise ValueError(f"loss.{field.name} must be a finite number, not {value}")
 
+    @property
+    def needs_distributions(self) -> bool:
+        """Whether log-probs of the reference alone, which is what a cache has, are not enough."""
+        return any(name in self.token_inputs for name in DISTRIBUTIONS)
+
     def __call__(self, x: LossInputs) -> Tensor:
         """The loss of each prompt, (N,)."""
         raise NotImplementedError
@@ -106,6 +124,10 @@ class Loss:
 
     def kl_gradient(self, x: LossInputs) -> Tensor:
         """The closed form of d(sum of losses)/d x.kl, (N, K), of losses that read it."""
+        raise NotImplementedError
+
+    def reverse_kl_gradient(self, x: LossInputs) -> Tensor:
+        """The closed form of d(sum of losses)/d x.reverse_kl, (N, K), of losses that read it."""
         raise NotImplementedError
 
     def shared_gradient(self, x: LossInputs) -> Tensor:

@@ -6,7 +6,8 @@ It also rewrites the tables of docs/losses.md. matplotlib is needed: pip install
 
 All figures share their axes. β is 0.1 for losses of sums and 2 for losses of per-token means, which at 20 tokens a
 response is the same. Each loss is multiplied by one number, which is in its title, so that the larger of its two slopes
-at policy = reference is DPO's, β/2: curves are compared at the learning rates that give them DPO's first step.
+at policy = reference is DPO's, β/2: curves are compared at the learning rates that give them DPO's first step. An anchor
+has no slope there and is drawn as β D.
 """
 
 import argparse
@@ -87,6 +88,17 @@ class Panel:
         betas = [f"β {2 if self.name in PER_TOKEN else BETA:g}"] if "beta" in known else []
         return ", ".join([self.name, *betas, *([self.note] if self.note else [])])
 
+    def divergence(self, ratios: Tensor, reverse: bool = False) -> Tensor:
+        """Anchor's D of responses with these log-ratios (N, 2), spread evenly over their tokens.
+
+        The other tokens of the vocabulary share what is left as they did under the reference, and count as one.
+        """
+        was = torch.full_like(ratios, LEVEL / TOKENS).exp()
+        now = was * (ratios / TOKENS).exp()
+        if reverse:
+            was, now = now, was
+        return TOKENS * (was * (was / now).log() + (1 - was) * ((1 - was) / (1 - now)).log())
+
     def inputs(self, ratios: Tensor) -> LossInputs:
         """Prompts with these log-ratios (N, 2); for kto, 2N prompts with a response and a label each."""
         n = len(ratios)
@@ -101,7 +113,8 @@ class Panel:
             ref_logps=ref,
             n_tok=ratios.new_tensor(self.tokens).expand(n, 2),
             tokens_per_prompt=self.tokens[0],
-            kl=ratios.new_tensor(self.kl).expand(n, 2),
+            kl=self.divergence(ratios) if self.name == "anchor" else ratios.new_tensor(self.kl).expand(n, 2),
+            reverse_kl=self.divergence(ratios, reverse=True),
             weights=torch.ones_like(ratios),
             shared_logps=HALF * (ref + ratios),
             ref_shared_logps=HALF * ref,
@@ -123,6 +136,10 @@ class Panel:
             batches = [self.among_others(ratio) for ratio in ratios]
             values = torch.stack([loss(x).sum() for x in batches])
             return values, torch.stack([loss.gradient(x)[0] for x in batches])
+        if self.name == "anchor":  # its slope in a log-ratio is that of D
+            ratios = ratios.clone().requires_grad_()
+            values = loss(self.inputs(ratios))
+            return values.detach(), torch.autograd.grad(values.sum(), ratios)[0]
         loss.observe(self.inputs(torch.zeros_like(ratios)))  # running statistics as in the first step
         x = self.inputs(ratios)
         values, slopes = loss(x), loss.gradient(x)
@@ -141,7 +158,8 @@ class Panel:
     @property
     def factor(self) -> float:
         _, slopes = self.measure(torch.zeros(1, 2, dtype=torch.float64))
-        return BETA / 2 / slopes.abs().max().item()
+        # an anchor, a mean per token, has no slope there: β times the sum
+        return BETA / 2 / slopes.abs().max().item() if self.loss.moves else BETA * TOKENS
 
 
 def panels(stem: str) -> list[Panel]:
@@ -166,7 +184,10 @@ MORE = {
         Panel("exo", {"divergence": "js"}, note="js"),
     ],
     "unpaired": [Panel("kto", baseline=20.0, note="KL 20 nats")],
-    "token-level": [Panel("tdpo", kl=(0.0, 40.0), note="D_l 40 nats")],
+    "token-level": [
+        Panel("tdpo", kl=(0.0, 40.0), note="D_l 40 nats"),
+        Panel("anchor", {"direction": "reverse"}, note="reverse"),
+    ],
     "mixtures": [Panel("nca+sft", {"beta": BETA, "weights": [1.0, 0.5]}, note="β 0.1, weights 1, 0.5")],
 }
 

@@ -38,6 +38,11 @@ class WeightedSum(Loss):
         terms = [c * loss.kl_gradient(x) for c, loss in self.parts if "kl" in loss.token_inputs]
         return sum(terms, torch.zeros_like(x.logps))
 
+    def reverse_kl_gradient(self, x: LossInputs) -> Tensor:
+        """d(sum of losses)/d x.reverse_kl, (N, K)."""
+        terms = [c * loss.reverse_kl_gradient(x) for c, loss in self.parts if "reverse_kl" in loss.token_inputs]
+        return sum(terms, torch.zeros_like(x.logps))
+
     def shared_gradient(self, x: LossInputs) -> Tensor:
         """d(sum of losses)/d x.shared_logps, (N, K)."""
         terms = [c * loss.shared_gradient(x) for c, loss in self.parts if "shared_logps" in loss.token_inputs]
@@ -86,6 +91,7 @@ class Mixture(WeightedSum):
         self.title = " + ".join(f"{c:g} x {loss.title}" for c, loss in self.parts)
         self.paper = ", ".join(dict.fromkeys(loss.paper for loss in self.losses))
         self.needs_reference = any(loss.needs_reference for loss in self.losses)
+        self.moves = any(loss.moves for loss in self.losses)
         self.needs_global_batch = any(loss.needs_global_batch for loss in self.losses)
         self.nonsmooth_at_reference = any(loss.nonsmooth_at_reference for loss in self.losses)
         self.uses_mismatched_responses = any(loss.uses_mismatched_responses for loss in self.losses)

@@ -20,6 +20,7 @@ PAGES = {  # the file of a loss: its page in docs/losses/, and the figure of tha
     "divergences": "divergences",
     "transport": "transport",
     "token_level": "token-level",
+    "anchor": "token-level",
     "reference_free": "reference-free",
     "sft": "reference-free",
     "mixture": "mixtures",

@@ -38,17 +38,10 @@ class SFT(Loss):
     needs_reference = False
     responses = "one"
 
-    def mean_tokens(self, x: LossInputs) -> Tensor | float:
-        if x.tokens_per_prompt is not None:
-            return x.tokens_per_prompt
-        if x.n_tok is None:
-            raise ValueError("sft averages over tokens: LossInputs needs n_tok or tokens_per_prompt")
-        return x.n_tok[:, 0].to(x.logps.dtype).mean()
-
     def __call__(self, x: LossInputs) -> Tensor:
-        return -x.logps[:, 0] / self.mean_tokens(x)
+        return -x.logps[:, 0] / x.mean_tokens
 
     def gradient(self, x: LossInputs) -> Tensor:
         grad = torch.zeros_like(x.logps)
-        grad[:, 0] = -1 / self.mean_tokens(x)
+        grad[:, 0] = -1 / x.mean_tokens
         return grad

@@ -45,6 +45,7 @@ class TokenStats(NamedTuple):
     logp: Tensor  # log p(target)
     collision: Tensor | None = None  # log Σ_v p(v)²
     kl: Tensor | None = None  # KL(other ‖ this)
+    reverse_kl: Tensor | None = None  # KL(this ‖ other)
     states: Tensor | None = None  # what the head reads, (M, D)
 
 
@@ -64,18 +65,21 @@ class LogProbHead(nn.Linear):
         targets: Tensor | None = None,
         collision: bool = False,
         other: tuple[Tensor, Tensor | None] | None = None,
+        divergences: Sequence[str] = ("kl",),
     ) -> Tensor | TokenStats:
         """hidden (..., D) -> logits (..., V); or hidden (N, D), targets (N,) -> TokenStats, (N,) float32 each.
 
-        collision: also log Σ_v p(v)². other: also KL(other ‖ this), the other model given by its hidden states (N, D')
-        and head weight (V, D'), None for this head's own.
+        collision: also log Σ_v p(v)². other: also the `divergences` from another model, given by its hidden states (N, D')
+        and head weight (V, D'), None for this head's own: kl and reverse_kl of TokenStats.
         """
         if targets is None:
             return F.linear(hidden, self.weight)
+        theirs = (other[0], self.weight if other[1] is None else other[1]) if other else None
+        kls = {name: linear_kl(hidden, self.weight, *theirs, name == "reverse_kl") for name in divergences if theirs}
         return TokenStats(
             linear_logp(hidden, self.weight, targets, impl=self.impl),
             linear_collision(hidden.detach(), self.weight.detach()) if collision else None,
-            linear_kl(hidden, self.weight, other[0], self.weight if other[1] is None else other[1]) if other else None,
+            **kls,
         )
 
 
@@ -125,13 +129,14 @@ class Decoder(nn.Module):
         states: bool = False,
         collision: bool = False,
         other: tuple[Tensor, Tensor | None] | None = None,
+        divergences: Sequence[str] = ("kl",),
     ) -> Tensor | TokenStats:
         """Of rows ids, targets (B, T) int64 and mask (B, T) bool: log p(targets[b, t] | ids[b, :t + 1]), 0 where mask is 0.
 
         (B, T) float32, float64 for a float64 model. Of a Stream: TokenStats of its M response tokens, with what states,
         collision and other request. states: what the head reads. For methods that look at whole next-token
-        distributions, collision: log Σ_v p(v)²; other: KL(other ‖ this), the other model given by its states (M, D') and
-        head weight (V, D').
+        distributions, collision: log Σ_v p(v)²; other: those of `divergences`, kl = KL(other ‖ this) and reverse_kl =
+        KL(this ‖ other), the other model given by its states (M, D') and head weight (V, D').
 
         The head reads only the states that predict a wanted token, and runs even when there are none: a sharded model
         needs every rank to call it.
@@ -140,7 +145,7 @@ class Decoder(nn.Module):
         attend = self.attend(stream)
         h = self.run(stream.ids[None], stream.positions, [attend] * len(self.blocks))[0]  # (S, D)
         h = h[stream.source]  # (M, D)
-        found: TokenStats = self.lm_head(h, stream.target, collision, other)
+        found: TokenStats = self.lm_head(h, stream.target, collision, other, divergences)
         if mask is None:
             return found._replace(states=h if states else None)
         # not a view: a sharded model registers its backward hook on what this returns

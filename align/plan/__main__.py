@@ -7,7 +7,6 @@ import torch
 
 from align import command
 from align.config import CONFIGS, load_config
-from align.losses import build_loss
 from align.parallel import World
 from align.plan.outlook import GIB, Outlook, look
 
@@ -16,8 +15,7 @@ GPUS = (1, 8, 64)
 
 def outlook(stem: str, gpus: int) -> Outlook:
     config = load_config(["--config", stem, "--plan.gpus", str(gpus)])
-    loss = build_loss(config.loss.name, **config.loss.parameters)
-    return look(config, loss, World(0, 1, torch.device("cpu")))
+    return look(config, World(0, 1, torch.device("cpu")))
 
 
 def cell(outlook: Outlook) -> str:

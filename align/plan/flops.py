@@ -75,20 +75,20 @@ def blocks_again(setup: Setup, work: Work) -> int:
 
 def head_forward(setup: Setup, targets: int) -> int:
     """Logits; for KL those of two models, for the collision probability those of one, each in a pass of its own."""
-    passes = 1 + 2 * ("kl" in setup.token_inputs) + ("weights" in setup.token_inputs)
+    passes = 1 + 2 * setup.divergences + ("weights" in setup.token_inputs)
     return passes * 2 * targets * setup.head
 
 
 def head_needed(setup: Setup, targets: int) -> int:
     """Logits once, the reference's too for KL, the gradient of what the head reads, and that of a trained weight."""
-    products = 2 + setup.dense + ("kl" in setup.token_inputs)
+    products = 2 + setup.dense + setup.divergences
     return products * 2 * targets * setup.head
 
 
 def head_again(setup: Setup, targets: int) -> int:
     """The logits that token-level inputs and backward compute once more, and KL's own gradients."""
     model, product = setup.model, 2 * targets * setup.head
-    again = ("weights" in setup.token_inputs) + ("kl" in setup.token_inputs) * (4 + setup.dense)
+    again = ("weights" in setup.token_inputs) + setup.divergences * (4 + setup.dense)
     if setup.logp == "triton":
         return (again + 1) * product
     if setup.logp == "reference" or not setup.dense:

@@ -6,6 +6,7 @@ be the fullest. Backward begins: all activations are there, the gradients of the
 head's, whose memory the forward has used. Backward ends: all gradients are there.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
 import torch
@@ -99,7 +100,7 @@ def memory(setup: Setup, work: Work, accumulates: bool) -> Memory:
     head_gradient = setup.head * size * setup.dense
     held = {
         "weights": (4 * setup.trained + size * setup.frozen) // shards,
-        "optimizer": 8 * setup.trained // shards,
+        "optimizer": (8 + 4 * setup.extra) * setup.trained // shards,
         "reference": reference_bytes(setup) // shards,
         "gathered": gathered(setup),
     }
@@ -117,9 +118,10 @@ def memory(setup: Setup, work: Work, accumulates: bool) -> Memory:
 
 def reference_bytes(setup: Setup) -> int:
     """A frozen copy in the dtype of compute, one that moves in float32; with LoRA it is the policy without adapters."""
-    if not setup.live or not setup.dense:
+    mode = setup.reference if setup.live else setup.beside
+    if mode not in ("live", "moving") or not setup.dense:
         return 0
-    return (4 if setup.reference == "moving" else setup.dtype.itemsize) * setup.base
+    return (4 if mode == "moving" else setup.dtype.itemsize) * setup.base
 
 
 def gathered(setup: Setup) -> int:
@@ -159,11 +161,12 @@ def largest_tokens(setup: Setup, work: Work, room: float, accumulates: bool = Tr
     return fits * STEP
 
 
-def settle_tokens(config: Config, setup: Setup, room: float) -> None:
-    """Settle train.micro_batch_tokens for ranks with `room` bytes: what suits the device, if it fits."""
+def settle_tokens(config: Config, setups: Sequence[Setup], room: float) -> None:
+    """Settle train.micro_batch_tokens for ranks with `room` bytes: what suits the device, if it fits every source."""
     if not config.train.micro_batch_tokens:
-        most = largest_tokens(setup, Work.of(assumed_groups(config, 1)), room)
-        config.train.micro_batch_tokens = max(min(most, SUITS[setup.device]), STEP)
+        assumed = Work.of(assumed_groups(config, 1))
+        most = min(largest_tokens(setup, assumed, room) for setup in setups)
+        config.train.micro_batch_tokens = max(min(most, SUITS[setups[0].device]), STEP)
 
 
 def assumed_groups(config: Config, n: int) -> list[HasLengths]:

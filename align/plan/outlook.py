@@ -10,16 +10,15 @@ from align.data import load_tokenizer
 from align.data.batches import Dataset, split_batch
 from align.data.tokenizer import check_fits
 from align.kernels import hardware
-from align.losses import Loss
 from align.models import DecoderConfig, build_model, check_weights, read_config, resolve_model
 from align.parallel import World, check_ranks, compute_dtype
 from align.plan.devices import card_flops, device_memory, peak_flops
 from align.plan.flops import model_flops, step_flops
 from align.plan.memory import Memory, assumed_groups, largest_tokens, memory, settle_tokens
-from align.plan.setup import Setup, setup_of
+from align.plan.setup import Setup, setups_of
 from align.plan.shape import HasLengths, Work
 from align.sections import Config, PlanSection, settle_length
-from align.sources import load_dataset
+from align.sources import load_sources
 
 GIB = 2**30
 CARD, CARD_GIB = "H100", 80.0  # what --plan.gpus are where nothing else is said
@@ -35,63 +34,118 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Of a step, what one source asks for."""
+
+    config: Config  # of that source (Config.each)
+    setup: Setup
+    data: Dataset | None  # None: none was given
+    micro_batches: int  # of a rank in a step
+    fullest: Work  # the micro-batch that takes the most memory
+    held: Memory  # then
+    needed: float  # FLOPs of a step, for the method
+    run: float  # as this code runs it
+
+
+@dataclass(frozen=True)
 class Outlook:
     source: Path  # of the model's description
     model: DecoderConfig
-    setup: Setup
     machine: Machine
-    data: Dataset | None
-    micro_batches: int  # of a rank in a step
-    fullest: Work  # the micro-batch that takes the most memory
-    held: Memory
-    largest: int  # tokens that a micro-batch may have
-    needed: float  # FLOPs of a step, for the method
-    run: float  # as this code runs it
-    seconds: float | None  # of a step, at --plan.mfu
+    parts: list[Part]  # of data.path, and of the other sources
+    mfu: float
+
+    @property
+    def most(self) -> Part:
+        """The one that takes the most memory."""
+        return max(self.parts, key=lambda part: part.held.total)
+
+    @property
+    def setup(self) -> Setup:
+        return self.most.setup
+
+    @property
+    def fullest(self) -> Work:
+        return self.most.fullest
+
+    @property
+    def held(self) -> Memory:
+        return self.most.held
+
+    @property
+    def fits(self) -> bool:
+        return self.held.total <= self.machine.memory
+
+    @property
+    def micro_batches(self) -> int:
+        """Of a rank in a step."""
+        return sum(part.micro_batches for part in self.parts)
 
     @property
     def accumulates(self) -> bool:
         return self.micro_batches > 1
 
     @property
-    def fits(self) -> bool:
-        return self.held.total <= self.machine.memory
+    def largest(self) -> int:
+        """Tokens that a micro-batch may have, whosever it is."""
+        room, accumulates = self.machine.memory, self.accumulates
+        return min(largest_tokens(part.setup, part.fullest, room, accumulates) for part in self.parts)
+
+    @property
+    def needed(self) -> float:
+        """FLOPs of a step, for the method."""
+        return sum(part.needed for part in self.parts)
+
+    @property
+    def run(self) -> float:
+        """FLOPs of a step as this code runs it."""
+        return sum(part.run for part in self.parts)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a step, at --plan.mfu."""
+        return self.needed / (self.setup.ranks * self.machine.peak * self.mfu) if self.machine.peak else None
 
 
-def look(config: Config, loss: Loss, world: World) -> Outlook:
+def look(config: Config, world: World) -> Outlook:
     """Settles what the configuration leaves open. Raises UserError for what a run would refuse before it starts."""
     asked = config.plan or PlanSection()
     source, model = find_model(config)
     settle_length(config.data, model.context_length)
     planned = World(0, asked.gpus or world.size, world.device)
     check_ranks(config.parallel, planned)
-    setup = setup_of(config, model, loss, planned)
+    setups = setups_of(config, model, planned)
     if asked.gpus:
-        setup = replace(setup, device="cuda", dtype=compute_dtype(config.parallel.dtype, torch.device("cuda")))
-    machine = find_machine(asked, setup, world)
-    settle_tokens(config, setup, machine.memory)
-    data = None
+        cuda = compute_dtype(config.parallel.dtype, torch.device("cuda"))
+        setups = [replace(setup, device="cuda", dtype=cuda) for setup in setups]
+    machine = find_machine(asked, setups[0], world)
+    settle_tokens(config, setups, machine.memory)
+    data: list[Dataset | None] = [None] * len(setups)
     if config.data.path:
         tokenizer = load_tokenizer(source)
         check_fits(tokenizer, model.vocab_size, str(source))
-        data = load_dataset(config, loss, tokenizer, planned)
-    steps = first_steps(config, data, setup.ranks)
-    accumulates = max(map(len, steps)) > setup.ranks
+        data = [each.data for each in load_sources(config, tokenizer, planned)]
+    steps = [first_steps(each, d, setup.ranks) for each, d, setup in zip(config.each(), data, setups, strict=True)]
+    accumulates = sum(max(map(len, of_source)) for of_source in steps) > setups[0].ranks
+    parts = [
+        part_of(each, setup, d, of_source, accumulates)
+        for each, setup, d, of_source in zip(config.each(), setups, data, steps, strict=True)
+    ]
+    return Outlook(source, model, machine, parts, asked.mfu)
+
+
+def part_of(config: Config, setup: Setup, data: Dataset | None, steps: list[list[Work]], accumulates: bool) -> Part:
+    """steps: micro-batches of the first steps, of all ranks."""
     fullest = max((work for step in steps for work in step), key=lambda work: memory(setup, work, accumulates).total)
-    needed = sum(model_flops(setup, work) for step in steps for work in step) / len(steps)
-    return Outlook(
-        source,
-        model,
+    return Part(
+        config,
         setup,
-        machine,
         data,
         micro_batches=max(map(len, steps)) // setup.ranks,
         fullest=fullest,
         held=memory(setup, fullest, accumulates),
-        largest=largest_tokens(setup, fullest, machine.memory, accumulates),
-        needed=needed,
+        needed=sum(model_flops(setup, work) for step in steps for work in step) / len(steps),
         run=sum(step_flops(setup, step) for step in steps) / len(steps),
-        seconds=needed / (setup.ranks * machine.peak * asked.mfu) if machine.peak else None,
     )
 
 

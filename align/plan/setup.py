@@ -5,14 +5,22 @@ from dataclasses import dataclass, replace
 import torch
 
 from align.kernels import resolve_impls
-from align.losses import Loss
+from align.losses.base import DISTRIBUTIONS
 from align.models import DecoderConfig, Falcon, FalconConfig, Llama
 from align.parallel import World, compute_dtype
 from align.plan.shape import Linear, linears
 from align.sections import Config
 
 
-def setup_of(config: Config, model: DecoderConfig, loss: Loss, world: World) -> "Setup":
+def setups_of(config: Config, model: DecoderConfig, world: World) -> list["Setup"]:
+    """Of everything that a run learns from, its own data first."""
+    setups = [setup_of(each, model, world) for each in config.each()]
+    modes = [setup.reference for setup in setups if setup.live]
+    return [replace(setup, beside=modes[0] if modes else "none") for setup in setups]
+
+
+def setup_of(config: Config, model: DecoderConfig, world: World) -> "Setup":
+    loss = config.loss.build()
     dtype = compute_dtype(config.parallel.dtype, world.device)
     return Setup(
         model,
@@ -27,6 +35,7 @@ def setup_of(config: Config, model: DecoderConfig, loss: Loss, world: World) -> 
         device=world.device.type,
         shards=world.size // config.parallel.replicate,
         ranks=world.size,
+        extra=(config.optim.ema > 0) + bool(config.optim.project),
     )
 
 
@@ -40,6 +49,8 @@ class Setup:
     reference: str = "none"  # none, cached, live or moving
     coupled: bool = False  # the loss needs the whole global batch: every micro-batch runs forward once more
     token_inputs: tuple[str, ...] = ()  # of the loss
+    beside: str = "none"  # the mode of a reference model that is held for other sources
+    extra: int = 0  # float32 copies of what is trained: of averaged weights, of a gradient that is set aside
     checkpointing: str = "none"  # none, selective or full
     logp: str = "chunked"  # of kernels.IMPLEMENTATIONS
     dtype: torch.dtype = torch.float32  # of compute; what is trained is stored in float32
@@ -97,6 +108,11 @@ class Setup:
     def live(self) -> bool:
         """A model computes the reference's numbers in every step."""
         return self.reference in ("live", "moving")
+
+    @property
+    def divergences(self) -> int:
+        """How many KLs between whole distributions the loss reads."""
+        return sum(name in self.token_inputs for name in DISTRIBUTIONS)
 
     @property
     def of_reference(self) -> "Setup":

@@ -18,6 +18,7 @@ from pathlib import Path
 from align.config import CONFIGS, Config, load_config
 from align.files import write_json, writing
 from align.parallel import World
+from align.sections import DataSection, ModelSection, SourceSection
 from align.tiny.build import toy_world_id, write_toy_world
 from align.tiny.evaluate import respond_to_requests, samples, scores, table
 from align.tiny.guard import guard_id, write_guard
@@ -59,8 +60,10 @@ def _folder(name: str, made_of: str, config: Path) -> Path:
 def resolve_tiny(config: Config, world: World, train: Train) -> bool:
     """Replace `tiny:` paths in a configuration by real ones, building what is missing. True if the model is tiny:base."""
     aligns_base = config.model.path == "tiny:base"
-    for section in (config.model, config.data):
+    sections: list[ModelSection | DataSection | SourceSection] = [config.model, config.data, *config.sources.values()]
+    for section in sections:
         section.path = resolve_path(section.path, world, train, plan=config.plan is not None)
+    config.data.eval_path = resolve_path(config.data.eval_path, world, train, plan=config.plan is not None)
     return aligns_base
 
 

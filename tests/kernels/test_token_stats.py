@@ -24,6 +24,15 @@ def materialised_kl(hidden, weight, ref_hidden, ref_weight):
     return (log_rho.exp() * (log_rho - log_pi)).sum(dim=1)
 
 
+def materialised_reverse_kl(hidden, weight, ref_hidden, ref_weight):
+    log_pi = torch.log_softmax(hidden @ weight.T, dim=1)
+    log_rho = torch.log_softmax(ref_hidden @ ref_weight.T, dim=1)
+    return (log_pi.exp() * (log_pi - log_rho)).sum(dim=1)
+
+
+KLS = pytest.mark.parametrize("reverse, truth", [(False, materialised_kl), (True, materialised_reverse_kl)])
+
+
 def materialised_collision(hidden, weight):
     return torch.softmax(hidden @ weight.T, dim=1).square().sum(dim=1).log()
 
@@ -37,12 +46,13 @@ def outputs_and_gradients(fn, tensors, upstream):
     return out.detach(), hidden.grad, weight.grad
 
 
+@KLS
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("chunk", [1, 3, 64, 4096])
-def test_kl_matches_the_written_out_one(shape, chunk):
+def test_kl_matches_the_written_out_one(shape, chunk, reverse, truth):
     tensors, upstream = problem(*shape)
-    got = outputs_and_gradients(lambda *t: linear_kl(*t, chunk=chunk), tensors, upstream)
-    for a, b in zip(got, outputs_and_gradients(materialised_kl, tensors, upstream), strict=True):
+    got = outputs_and_gradients(lambda *t: linear_kl(*t, reverse, chunk), tensors, upstream)
+    for a, b in zip(got, outputs_and_gradients(truth, tensors, upstream), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
@@ -55,12 +65,20 @@ def test_kl_by_hand():
     expected = torch.tensor([4 / 3], dtype=torch.float64).log() / 2
     torch.testing.assert_close(kl.detach(), expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(log_pi.grad, torch.tensor([[-0.25, 0.25]], dtype=torch.float64), rtol=1e-14, atol=0)
+    # the other way round it is log(1/2)/4 + 3 log(3/2)/4, and its gradient π (log(π/ρ) - KL): ∓ 3 log(3)/16
+    log_pi.grad = None
+    kl = linear_kl(log_pi, eye, torch.zeros(1, 2, dtype=torch.float64), eye, reverse=True)
+    kl.sum().backward()
+    half, three_halves, three = (torch.tensor([x], dtype=torch.float64).log() for x in (0.5, 1.5, 3.0))
+    torch.testing.assert_close(kl.detach(), half / 4 + 3 * three_halves / 4, rtol=1e-14, atol=0)
+    torch.testing.assert_close(log_pi.grad[0], torch.cat([-three, three]) * 3 / 16, rtol=1e-14, atol=0)
 
 
-def test_kl_passes_central_differences():
+@pytest.mark.parametrize("reverse", [False, True])
+def test_kl_passes_central_differences(reverse):
     (hidden, weight, *reference), _ = problem(4, 3, 5, 9)
     hidden.requires_grad_(), weight.requires_grad_()
-    assert torch.autograd.gradcheck(lambda h, w: linear_kl(h, w, *reference, chunk=4), (hidden, weight))
+    assert torch.autograd.gradcheck(lambda h, w: linear_kl(h, w, *reference, reverse, chunk=4), (hidden, weight))
 
 
 def test_kl_gives_the_reference_no_gradient():
@@ -71,12 +89,13 @@ def test_kl_gives_the_reference_no_gradient():
     assert [tensor.grad is not None for tensor in tensors] == [True, True, False, False]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kl_of_a_model_with_itself_is_exactly_zero(dtype):
+def test_kl_of_a_model_with_itself_is_exactly_zero(dtype, reverse):
     """Step 0: the penalty of tdpo and its gradient vanish, whatever the rounding."""
     (hidden, weight, *_), upstream = problem(33, 16, 16, 500, dtype)
     kl, d_hidden, d_weight = outputs_and_gradients(
-        lambda *t: linear_kl(*t, chunk=64), (hidden, weight, hidden, weight), upstream
+        lambda *t: linear_kl(*t, reverse, chunk=64), (hidden, weight, hidden, weight), upstream
     )
     assert kl.abs().max() == 0 and d_hidden.abs().max() == 0 and d_weight.abs().max() == 0
 
@@ -123,12 +142,13 @@ def test_low_precision_error_stays_within_the_naive_one():
         assert rms(a, t) <= 1.02 * rms(b, t)
 
 
-def test_extreme_logits_stay_finite_in_float32():
+@KLS
+def test_extreme_logits_stay_finite_in_float32(reverse, truth):
     (hidden, weight, ref_hidden, ref_weight), upstream = problem(6, 4, 4, 10, torch.float32)
     tensors = (hidden * 300, weight, ref_hidden * 300, ref_weight)
-    got = outputs_and_gradients(lambda *t: linear_kl(*t, chunk=3), tensors, upstream)
-    truth = outputs_and_gradients(materialised_kl, [tensor.double() for tensor in tensors], upstream)
-    for a, t in zip(got, truth, strict=True):
+    got = outputs_and_gradients(lambda *t: linear_kl(*t, reverse, chunk=3), tensors, upstream)
+    written_out = outputs_and_gradients(truth, [tensor.double() for tensor in tensors], upstream)
+    for a, t in zip(got, written_out, strict=True):
         assert torch.isfinite(a).all()
         torch.testing.assert_close(a.double(), t, rtol=1e-4, atol=1e-3)
     collision = linear_collision(hidden * 300, weight, 3)

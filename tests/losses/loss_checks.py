@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from align.losses import Loss, LossInputs, build_loss, loss_parameters
+from align.losses.base import DISTRIBUTIONS
 from kernels import linear_logp
 from kernels.token_stats import linear_collision, linear_kl
 
@@ -46,8 +47,9 @@ def needed(loss, n, k=2, ref=None, seed=0):
     more = {}
     if loss.responses == "unpaired":
         more["labels"] = torch.arange(n)[:, None] % 3 > 0
-    if "kl" in loss.token_inputs:
-        more["kl"] = 5 * torch.rand(n, k, generator=g, dtype=dtype)
+    for name in DISTRIBUTIONS:
+        if name in loss.token_inputs:
+            more[name] = 5 * torch.rand(n, k, generator=g, dtype=dtype)
     if "weights" in loss.token_inputs:
         more["weights"] = torch.rand(n, k, generator=g, dtype=dtype)
     if "shared_logps" in loss.token_inputs:
@@ -59,7 +61,7 @@ def needed(loss, n, k=2, ref=None, seed=0):
 def check_autograd(loss, x):
     """The closed-form gradient is what autograd finds."""
     logps = x.logps.clone().requires_grad_()
-    loss(replace(x, logps=logps)).sum().backward()
+    (loss(replace(x, logps=logps)).sum() + 0 * logps.sum()).backward()  # which not every loss reads
     torch.testing.assert_close(loss.gradient(x), logps.grad, rtol=1e-10, atol=1e-15)
 
 
@@ -81,7 +83,7 @@ def check_finite_in_float32(loss, ratio, **more):
     logps = (ref + torch.tensor([[ratio, -ratio], [ratio, ratio], [-ratio, ratio]])).requires_grad_()
     x = LossInputs(logps, ref, torch.full((3, 2), 500), **(needed(loss, 3, ref=ref) | more))
     values = loss(x)
-    values.sum().backward()
+    (values.sum() + 0 * logps.sum()).backward()
     assert torch.isfinite(values).all() and torch.isfinite(logps.grad).all()
     torch.testing.assert_close(loss.gradient(x).detach(), logps.grad, rtol=1e-4, atol=1e-7)
 
@@ -305,7 +307,8 @@ def token_inputs(fixture):
     )
 
 
-FIELDS = {"kl": "kl_gradient", "shared_logps": "shared_gradient"}  # inputs beside logps that carry a gradient
+# inputs beside logps that carry a gradient
+FIELDS = {"kl": "kl_gradient", "reverse_kl": "reverse_kl_gradient", "shared_logps": "shared_gradient"}
 
 
 def logits_gradient(loss, policy, x):

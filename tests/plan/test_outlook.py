@@ -10,7 +10,6 @@ from conftest import MODEL, refuse
 
 import train
 from align.config import CONFIGS, load_config
-from align.losses import build_loss
 from align.models import read_config
 from align.parallel import World
 from align.plan.__main__ import table
@@ -37,7 +36,7 @@ def offline(monkeypatch):
 
 def outlook(*flags):
     config = load_config([*map(str, flags)])
-    return look(config, build_loss(config.loss.name, **config.loss.parameters), World(0, 1, torch.device("cpu")))
+    return look(config, World(0, 1, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

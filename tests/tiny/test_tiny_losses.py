@@ -8,7 +8,7 @@ import pytest
 
 import train
 from align.config import load_config
-from align.losses import LOSSES, loss_parameters
+from align.losses import loss_parameters
 from align.parallel import distributed
 from align.tiny.evaluate import evaluate
 from align.tiny.paths import resolve_path, toy_world_folder
@@ -29,7 +29,7 @@ def base(tmp_path_factory):
 
 
 def test_every_loss_with_a_beta_has_one_of_its_own():
-    for name in LOSSES:
+    for name in tiny_losses.NAMES:
         found = load_config(["--loss", name]).loss.parameters
         assert set(found) == set(loss_parameters(name))
         assert ("beta" in found) == (name != "sft")
@@ -38,7 +38,7 @@ def test_every_loss_with_a_beta_has_one_of_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", tiny_losses.NAMES)
 def test_a_loss_makes_the_model_safer_and_leaves_its_language(base, name):
     world, before = base
     after = tiny_losses.run(name, world)
