@@ -3,7 +3,8 @@
     python -m benchmarks.real.table benchmarks/real-smollm2-cpu.jsonl
 
 A recipe's interval is a bootstrap over its seeds and, within, over the prompts, which all seeds share (Field and Welsh
-2007, JRSS B 69:369, the two-way case). With one seed it is of the prompts alone.
+2007, JRSS B 69:369, the two-way case). With one seed it is of the prompts alone. A percentage's is no narrower than
+Wilson's for that many prompts: what occurred in none of 200 is not for that reason impossible.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from align.evals.scoring.stats import LEVELS, agreement
+from align.evals.scoring.stats import LEVELS, agreement, wilson
 from benchmarks.real.prompts import KINDS
 
 DRAWS = 4000
@@ -102,10 +103,16 @@ def table(file: Path) -> str:
     out = [f"| | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(found)]
     for title, read in rows().items():
         cells = []
+        percent = title.endswith("%")
         for lines in found.values():
-            found_here = interval([read(line) for line in lines])
-            value, low, high = np.exp(found_here) if title == PERPLEXITY else found_here
-            places = 1 if title.endswith("%") else 3
+            seeds = [read(line) for line in lines]
+            value, low, high = interval(seeds)
+            if percent:
+                least, most = wilson(value / 100 * len(seeds[0][0]), len(seeds[0][0]))
+                low, high = min(low, 100 * least), max(high, 100 * most)
+            if title == PERPLEXITY:
+                value, low, high = np.exp((value, low, high))
+            places = 1 if percent else 3
             cells.append(f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]")
         out.append(f"| {title} | {' | '.join(cells)} |")
     out.append(f"| judges agree, % (kappa) | {' | '.join(map(agree, found.values()))} |")

@@ -110,4 +110,5 @@ def test_the_table_is_made_of_what_each_prompt_gave(tmp_path):
     assert rows[0] == "| | base | nca, 2 seeds |"
     assert rows[2].startswith("| unsafe, refused, % | 25.0 [") and "| 75.0 [" in rows[2]
     assert "| GSM8K solutions, perplexity | 7.389 [7.389, 7.389] |" in "\n".join(rows)
+    assert "| neutral, complete and text, % | 0.0 [0.0, 49.0] |" in "\n".join(rows), "Wilson's of none in four"
     assert rows[-2].startswith("| judges agree, % (kappa) | 100.0 (1.00) |") and rows[-1].endswith("| 2 | 2 |")
