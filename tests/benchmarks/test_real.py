@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from conftest import MODEL
+from conftest import MODEL, ROOT
 
 from align.data import collate, encode_rows, load_tokenizer
 from align.data.rows import Row
 from align.logps import response_logps
 from align.models import load_model
+from benchmarks import records
 from benchmarks.real import prompts, words
 from benchmarks.real.measure import measure
 from benchmarks.real.table import ATTACKED, RULES, WORDS, interval, table
@@ -112,3 +113,10 @@ def test_the_table_is_made_of_what_each_prompt_gave(tmp_path):
     assert "| GSM8K solutions, perplexity | 7.389 [7.389, 7.389] |" in "\n".join(rows)
     assert "| neutral, complete and text, % | 0.0 [0.0, 49.0] |" in "\n".join(rows), "Wilson's of none in four"
     assert rows[-2].startswith("| judges agree, % (kappa) | 100.0 (1.00) |") and rows[-1].endswith("| 2 | 2 |")
+
+
+@pytest.mark.parametrize("file", sorted(records.FOLDER.glob("real-smollm2-*.jsonl")), ids=lambda file: file.stem)
+def test_the_docs_have_the_table_of_each_result_file(file):
+    assert table(file) in (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8")
+    for text in file.read_text(encoding="utf-8").splitlines():
+        assert set(records.KEYS) == json.loads(text).keys()
