@@ -97,6 +97,10 @@ def test_two_settings_have_two_output_folders(tmp_path, monkeypatch):
         ["--data.template", "long/" * 50 + "two"],
         ["--data.template", "x" * 99 + "1"],
         ["--data.template", "x" * 99 + "2"],
+        ["--sources.a.path", "x"],
+        ["--sources.b.path", "x"],
+        ["--sources.a.path", "x", "--sources.a.weight", "2"],
+        ["--sources.a.path", "x", "--sources.a.batch_size", "2"],
     ]
     outputs = [load_config(["--config", "tiny", "--loss", "dpo", *flags]).output for flags in settings]
     assert len(set(outputs)) == len(outputs)

@@ -278,6 +278,8 @@ def test_sources_without_a_file_can_be_planned_for(tmp_path, capsys):
     two = capsys.readouterr().out
     assert "sources.stay: none given" in two and "1 x sft on 16 prompts" in two
     memory = [float(text.split("memory: ")[1].split()[0]) for text in (one, two)]
+    assert train.main([*flags, "--sources.replay.batch_size", "4"]) == 2
+    assert "--sources.replay.batch_size 4 is less than a prompt for each of the 8 ranks" in capsys.readouterr().err
     # a frozen copy in bfloat16, an eighth of it, that the cached reference of the pairs did without
     assert memory[1] - memory[0] > 0.9 * 2 * 11.1e9 / 8 / 2**30
 

@@ -186,7 +186,7 @@ def first_steps(config: Config, data: Dataset | None, ranks: int) -> list[list[W
     if data is not None:
         batches = [[data.groups[i] for i in data.global_batch(step)] for step in range(min(data.steps, SAMPLED))]
     share = data is None or data.share
-    limits = config.train.micro_batch_size, config.train.micro_batch_tokens
+    limits = config.train.micro_batch_size, config.train.micro_batch_tokens, config.flag("batch_size")
     steps = []
     for groups in batches:
         sizes = [Work.of([group], share).tokens for group in groups]
