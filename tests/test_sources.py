@@ -190,6 +190,7 @@ def train_and_resume(world, flags, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_are_one_run_and_resume_to_the_bit(files, tmp_path):
+    """With a projection, whose products are over whole parameters, and averages that stand in for sharded weights."""
     flags = everything(files, tmp_path)
     held_out = ["--data.eval_path", str(tmp_path / "pairs.jsonl"), "--train.eval_every", "3"]
     flags += [*held_out, "--train.stop_when", "eval/loss < -1"]
