@@ -49,7 +49,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise UserError(f"{where} must be a list of numbers, not {value!r}")
         return [_convert(item, float, where) for item in items]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(str(value))  # inf where float(value) overflows
     if type(value) is kind:
         return value
     if where.startswith("--") and isinstance(value, str):  # flags are text; a TOML string is never taken for a number
@@ -122,8 +122,9 @@ def _source_settings(tables: Any, path: str | None, flags: dict[str, Any]) -> li
 
     Losses come first, since which one a source has decides what its other keys can be.
     """
-    nested = {"sources": tables} if isinstance(tables, dict) else {"sources": {"": tables}}
-    settings = [(name, value, f"{path}: {name}") for name, value in flatten(nested).items()]
+    named = tables if isinstance(tables, dict) else {"": tables}
+    flat = flatten({"sources": {name: table or None for name, table in named.items()}})  # an empty one, too
+    settings = [(name, value, f"{path}: {name}") for name, value in flat.items()]
     settings += [(name, value, f"--{name}") for name, value in flags.items() if _of_source(name)]
     return sorted(settings, key=lambda setting: setting[0].split(".")[2:] != ["loss"])
 

@@ -181,6 +181,8 @@ def test_types_are_strict(tmp_path):
             load_config([*BASE, "--config", str(file)])
     with pytest.raises(UserError, match="must be true or false"):
         load_config([*BASE, "--data.beyond_context", "yes"])
+    file.write_text(f"[optim]\nlr = {10**400}\n")  # more than a float can be
+    assert refuse(load_config, [*BASE, "--config", str(file)]) == "optim.lr must be at most 1e+30, not inf"
 
 
 def test_every_key_has_help():

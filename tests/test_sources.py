@@ -358,7 +358,8 @@ def test_what_is_wrong_with_a_source_is_named_by_its_key(flags, words):
 
 
 @pytest.mark.parametrize(
-    "text", ["sources = 3", "[sources]\nstay = 3", "[sources]\nstay = 'f'", "[sources.'a b']\npath = 'f'"]
+    "text",
+    ["sources = 3", "[sources.stay]\n", "[sources]\nstay = 3", "[sources.'a b']\npath = 'f'"],
 )
 def test_a_file_that_has_no_table_of_a_source_is_told_how_to_write_one(text, tmp_path):
     file = tmp_path / "mine.toml"
