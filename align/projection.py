@@ -32,6 +32,7 @@ def add_projected(model: nn.Module, others: Iterable[Tensor | None], world: Worl
     local = [(local_rows(g)[0], None if b is None else local_rows(b)[0]) for _, g, b in pairs]
     nothing = torch.zeros(2, dtype=torch.float64, device=world.device)
     products = [nothing if b is None else torch.stack([dot(g, b), dot(b, b)]) for g, b in local]
+    # what replicas hold is counted by each, in both products alike
     for (p, g, b), (along, square) in zip(pairs, world.sum(torch.stack(products)).tolist(), strict=True):
         if b is not None and square > 0:
             g.sub_(b, alpha=along / square)
