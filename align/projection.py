@@ -3,8 +3,9 @@
     g ← g - (g·b / b·b) b        per parameter; then both are added: b + g
 
 b is the gradient of what is to be kept, such as replayed responses; g that of everything else. A small step along what is
-left of g does not change b's loss to first order, whether the two agreed or not; b itself is a step of its own loss. The
-paper takes b from a fixed set of general samples every 30 steps and adds none of it; here b is a source's, of every step.
+left of g does not change b's loss to first order, whether the two agreed or not; b itself is a step of its own loss. (What
+AdamW makes of the sum, coordinate by coordinate, is so only nearly.) The paper takes b from a fixed set of general samples
+every 30 steps and adds none of it; here b is a source's, of every step.
 """
 
 from collections.abc import Iterable
