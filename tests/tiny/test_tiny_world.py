@@ -156,7 +156,7 @@ def test_every_text_is_what_it_claims(files):
 def test_requests_are_enough_to_see_a_point(files):
     kinds = Counter(row["kind"] for row in files["final"])
     assert kinds == {
-        "plain": 600, "adversarial": 600, "chore": 400, "borderline": 400, "maths": 1500, "fact": 240, "judgement": 300,
+        "plain": 600, "adversarial": 630, "chore": 400, "borderline": 400, "maths": 1500, "fact": 240, "judgement": 300,
     }  # fmt: skip
     grades = Counter(row["grade"] for row in files["final"] if row["kind"] == "maths")
     assert grades == {"+": 500, "-": 500, "three": 500}
