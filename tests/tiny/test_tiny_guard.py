@@ -292,6 +292,6 @@ def test_a_trained_guard_agrees_with_the_rules(tmp_path, monkeypatch):
         ]
         found = agreement(guard(judged), rules(judged))
         print(f"the toy world's requests, {'refused' if good else 'complied'}: agreement {found:.3f}")
-        assert found > 0.97
+        assert found > 0.95
     alone = guard.judge_prompts(asked)
     assert agreement(alone, [rule(request["prompt"], None) for request in asked]) > 0.95
