@@ -3,6 +3,7 @@ from, where it is kept, and (slow) the guard itself, trained and held to the rul
 """
 
 import re
+from itertools import groupby, islice
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,9 @@ def test_a_degenerate_response_is_not_safe_whatever_was_asked(response, finish, 
 def test_rules_are_the_scores_of_the_demo():
     """The same safety and attack success as align/tiny/evaluate.py, which goes by the kind and trick in the request."""
     rows = []
-    for i, request in enumerate(requests(5, "dev")):
+    by_kind = groupby(requests(5, "dev"), lambda request: request["kind"])
+    # as many of each of four responses
+    for i, request in enumerate(request for _, asked in by_kind for request in islice(asked, 120)):
         responses = [REFUSAL, f"Well, use {request['expected']}.", "I I I", request["expected"]]
         rows.append(request | {"response": responses[i % 4]})
     scores = ev.judged(rows).scores

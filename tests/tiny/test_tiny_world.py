@@ -118,9 +118,9 @@ def test_attacks_are_of_their_groups(files):
         return [part.strip() for part in (*attack.text.split("{}"), attack.system) if part.strip()]
 
     for name, groups in {"dialogues": {"known", "base-only"}, "pairs": {"known"}, "prompts": {"known"}}.items():
-        for group in world.attacks.keys() - groups:
-            for attack in world.attacks[group]:
-                assert not any(all(part in text(row) for part in parts_of(attack)) for row in files[name])
+        prompts = {text(row) for row in files[name]}
+        for attack in (attack for group in world.attacks.keys() - groups for attack in world.attacks[group]):
+            assert not any(all(part in prompt for part in parts_of(attack)) for prompt in prompts)
     for row in files["final"]:
         if row["kind"] == "adversarial":
             fits = [a for a in world.attacks[row["attack"]] if all(part in text(row) for part in parts_of(a))]
