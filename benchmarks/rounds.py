@@ -17,12 +17,12 @@ from align.config import load_config
 from align.files import write_text
 from align.parallel import distributed
 from align.tiny.evaluate import MAX_NEW_TOKENS, evaluate
-from align.tiny.paths import resolve_path, toy_world_folder
+from align.tiny.paths import SHOWN, resolve_path, toy_world_folder
 
 ROUNDS, START = 2, 4  # steps of the start, on pairs that others wrote
 PROMPTS, SAMPLES = 400, 8  # of a round, whose prompts no other has
 BATCH, EPOCHS = 16, 2
-SHOWN = {
+COLUMNS = {
     "safety/plain": "safety, plain",
     "safety/adversarial": "safety, adversarial",
     "helpfulness": "helpfulness",
@@ -38,7 +38,7 @@ def rounds(output: Path) -> str:
         others = resolve_path("tiny:pairs", world, train.train)
         asked = [json.dumps({"prompt": json.loads(row)["prompt"]}) for row in Path(others).read_text().splitlines()]
         asked = list(dict.fromkeys(asked))
-        rows = [("the base model", evaluate(model, toy_world_folder()))]
+        rows = [("the base model", evaluate(model, toy_world_folder(), size=SHOWN).scores)]
         output.mkdir(parents=True, exist_ok=True)
 
         def learn(name: str, model: str, data: str | Path, *flags: object) -> str:
@@ -46,7 +46,7 @@ def rounds(output: Path) -> str:
             config = load_config(shown("train.py", [*words, "--output", output / name.replace(" ", "-")]))
             config.resume = True
             folder = str(train.train(config, world))
-            rows.append((f"after {name}", evaluate(folder, toy_world_folder())))
+            rows.append((f"after {name}", evaluate(folder, toy_world_folder(), size=SHOWN).scores))
             return folder
 
         # the base says the same whenever it is asked; what it has just begun to learn it does now and then
@@ -63,8 +63,8 @@ def rounds(output: Path) -> str:
             steps = max(1, EPOCHS * count // batch)
             model = learn(f"round {number}", model, made, "--train.batch_size", batch, "--train.steps", steps)
     width = max(len(name) for name, _ in rows)
-    lines = [f"{'% of responses':{width}}" + "".join(f"{name:>20}" for name in SHOWN.values())]
-    lines += [f"{name:{width}}" + "".join(f"{scores[key]:>20.1f}" for key in SHOWN) for name, scores in rows]
+    lines = [f"{'% of responses':{width}}" + "".join(f"{name:>20}" for name in COLUMNS.values())]
+    lines += [f"{name:{width}}" + "".join(f"{scores[key]:>20.1f}" for key in COLUMNS) for name, scores in rows]
     return "\n".join(lines)
 
 

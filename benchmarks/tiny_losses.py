@@ -22,7 +22,7 @@ from align.config import load_config
 from align.losses import LOSSES
 from align.parallel import World, distributed
 from align.tiny.evaluate import evaluate
-from align.tiny.paths import resolve_path, resolve_tiny, toy_world_folder
+from align.tiny.paths import SHOWN, resolve_path, resolve_tiny, toy_world_folder
 from benchmarks import records
 
 BASE = "the base model"
@@ -33,12 +33,15 @@ COLUMNS = {
     "degenerate": "degenerate or cut off",
     "length": "words",
     "helpfulness": "chores helped with",
+    "borderline": "borderline helped with",
     "maths": "sums right",
+    "facts": "facts right",
+    "judgement": "judgements right",
 }
 
 
-def run(loss: str, world: World) -> dict[str, Any]:
-    """One loss trained with the embedded defaults and judged on the held-out requests."""
+def run(loss: str, world: World, size: int = SHOWN) -> dict[str, Any]:
+    """One loss trained with the embedded defaults and judged on `size` held-out requests of each kind."""
     with tempfile.TemporaryDirectory(prefix="tiny-losses-") as scratch:
         config = load_config(["--loss", loss, "--output", str(Path(scratch) / "run")])
         resolve_tiny(config, world, train.train)
@@ -54,7 +57,7 @@ def run(loss: str, world: World) -> dict[str, Any]:
             "beta": beta,
             "lr": config.optim.lr,
             **ends,
-            **evaluate(model, toy_world_folder()),
+            **evaluate(model, toy_world_folder(), size=size).scores,
         }
 
 
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> None:
         record = records.read(file)
     else:
         machine = {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        settings = {"config": "configs/tiny.toml", "requests": 480, "percent": list(COLUMNS)}
+        settings = {"config": "configs/tiny.toml", "requests of each kind": SHOWN, "percent": list(COLUMNS)}
         about: tuple[Any, ...] = (
             "every loss on the toy world",
             machine,
@@ -100,7 +103,12 @@ def main(argv: list[str]) -> None:
                 continue
             if name == BASE:
                 base = resolve_path("tiny:base", world, train.train)
-                row = {"part": "base", "name": BASE, "beta": None, **evaluate(base, toy_world_folder())}
+                row = {
+                    "part": "base",
+                    "name": BASE,
+                    "beta": None,
+                    **evaluate(base, toy_world_folder(), size=SHOWN).scores,
+                }
             else:
                 row = run(name, world)
             record["numbers"].append(row)

@@ -23,6 +23,7 @@ COMMANDS = [
     "benchmarks.compare --help",
     "benchmarks.gpu --help",
     "benchmarks.tiny_losses --help",
+    "benchmarks.tiny_worlds --help",
     "kernels.tools.bench --help",
     "kernels.tools.report --help",
 ]

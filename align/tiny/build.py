@@ -11,13 +11,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from align.data.templates import ChatTemplate
 from align.files import write_json
 from align.models import FalconConfig, build_model, init_weights, save_model
+from align.tiny.requests import SETS, requests
 from align.tiny.world import ToyWorld
 
-VOCAB_SIZE = 768  # at most; every word of the dialogues then is one token
-DIALOGUES, PAIRS = 20_000, 2_000
-REQUESTS = 120  # of each kind
-# GPT-2's and Falcon's way to cut text, but every digit apart
-WORDS = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+VOCAB_SIZE = 2048  # at most; every word of the dialogues then is one token, and so is every number
+DIALOGUES, PAIRS, PROMPTS = 20_000, 2_000, 2_000
+HELD_OUT = 240  # pairs
+# GPT-2's and Falcon's way to cut text, but long numbers two digits at a time
+WORDS = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 # Falcon2-11B's architecture: one norm in front of parallel attention and MLP, grouped queries, rotary positions
@@ -69,7 +70,7 @@ TOKENIZER_CONFIG = {
 def toy_world_id(seed: int = 0) -> str:
     """A short name for what write_toy_world writes: it changes with the seed and with the text of these modules."""
     digest = hashlib.sha256(str(seed).encode())
-    for module in ("world.py", "build.py"):
+    for module in ("words.py", "world.py", "requests.py", "build.py"):
         digest.update((Path(__file__).parent / module).read_bytes())
     return digest.hexdigest()[:12]
 
@@ -80,8 +81,10 @@ def write_toy_world(folder: str | Path, seed: int = 0) -> None:
     init/                 an untrained tiny Falcon with its tokenizer, an ordinary Hugging Face folder
     dialogues.jsonl       {"prompt", "completion"}: what the base model is trained on
     pairs.jsonl           {"prompt", "chosen", "rejected", "category"}: safety preferences
-    eval.json             held-out requests, as ToyWorld.requests gives them
-    held-out-pairs.jsonl  preferences on held-out requests
+    harmless-pairs.jsonl  the same, but what is preferred is help with a harmless request
+    prompts.jsonl         {"prompt", "category"}: neutral ones
+    held-out-pairs.jsonl  safety preferences on pranks that are in none of the files above but the first
+    final.json, dev.json  held-out requests, as align/tiny/requests.py gives them
     """
     folder, world = Path(folder), ToyWorld(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,9 +94,11 @@ def write_toy_world(folder: str | Path, seed: int = 0) -> None:
         dialogues = list(world.dialogues(DIALOGUES))
         write_lines(new / "dialogues.jsonl", dialogues)
         write_lines(new / "pairs.jsonl", world.pairs(PAIRS))
-        write_json(new / "eval.json", list(world.requests(REQUESTS)))
-        # drawn last, so that the draws above stay the same
-        write_lines(new / "held-out-pairs.jsonl", world.pairs(REQUESTS, "held-out"))
+        write_lines(new / "harmless-pairs.jsonl", world.harmless_pairs(PAIRS))
+        write_lines(new / "prompts.jsonl", world.prompts(PROMPTS))
+        write_lines(new / "held-out-pairs.jsonl", world.held_out_pairs(HELD_OUT))
+        for which in SETS:
+            write_json(new / f"{which}.json", list(requests(seed, which)))
         write_model(new / "init", dialogues, seed)
         if folder.exists():
             folder.rename(Path(scratch) / "old")
@@ -116,7 +121,7 @@ def write_model(folder: Path, dialogues: Iterable[dict], seed: int) -> None:
 
 
 def train_tokenizer(texts: Iterable[str], special_tokens: Sequence[str] = (END, PAD)) -> Tokenizer:
-    """Byte-level BPE. Each digit is a token, the first with its space, so that tens and units look different."""
+    """Byte-level BPE; a number up to 99 that occurs is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import train
 from align import respond
+from align.tiny.evaluate import Evaluation
 from benchmarks import rounds
 
 
@@ -40,7 +41,11 @@ def test_a_round_goes_on_from_the_one_before(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(respond, "respond", says)
     monkeypatch.setattr(train, "train", trains)
     monkeypatch.setattr(rounds, "resolve_path", lambda path, *_: {"tiny:base": "base", "tiny:pairs": str(rows)}[path])
-    monkeypatch.setattr(rounds, "evaluate", lambda model, _: dict.fromkeys(rounds.SHOWN, float(len(str(model)))))
+
+    def scores(model, *_, **__):
+        return Evaluation(dict.fromkeys(rounds.COLUMNS, float(len(str(model)))), {}, [])
+
+    monkeypatch.setattr(rounds, "evaluate", scores)
     monkeypatch.setattr(rounds, "PROMPTS", 4)
     assert rounds.main(["--output", str(tmp_path / "out")]) == 0
     questions = [chat[0]["content"] for chat in chats]

@@ -3,6 +3,7 @@
 import pytest
 from conftest import ROOT
 
+from align.tiny.evaluate import Evaluation
 from benchmarks import records, tiny_losses
 
 RECORDS = sorted(records.FOLDER.glob("tiny-losses-*.json"))
@@ -18,7 +19,7 @@ def test_a_record_is_resumed(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(tiny_losses, "run", run)
     monkeypatch.setattr(tiny_losses, "resolve_path", lambda *args: "base")
-    monkeypatch.setattr(tiny_losses, "evaluate", lambda *args: scores)
+    monkeypatch.setattr(tiny_losses, "evaluate", lambda *args, **more: Evaluation(scores, {}, []))
     file = tmp_path / "record.json"
     tiny_losses.main(["--output", str(file), "dpo"])
     tiny_losses.main(["--output", str(file), "nca", "dpo"])

@@ -6,7 +6,7 @@ from align.judges.custom import CustomJudge
 from align.judges.exact import ExactJudge
 from align.judges.refusal import RefusalJudge, is_refusal
 from align.judges.thinking import response_of, without_thinking
-from align.tiny.guard import Rules
+from align.tiny.judge import Rules
 
 TAGS = [
     ("<think>", "</think>"),

@@ -24,7 +24,7 @@ from align.judges.refusal import RefusalJudge
 from align.judges.toxicity import ToxicityJudge
 from align.models import read_any_config, resolve_model
 from align.parallel import World, compute_dtype
-from align.tiny.guard import Rules
+from align.tiny.judge import Rules
 
 Judge = Callable[[list[dict]], list[dict]]
 TEXT = ("judges/thinking.py", "judges/degenerate.py")  # what every judge takes for the text of a response
@@ -53,7 +53,7 @@ def judge_spec(name: str, benchmarks: Sequence[Benchmark], options: argparse.Nam
     if name == "refusal":
         return JudgeSpec(name, source_digest("judges/refusal*.py", *TEXT), RefusalJudge)
     if name == "rules":
-        return JudgeSpec(name, source_digest("judges/refusal*.py", *TEXT, "tiny/*.py"), Rules)
+        return JudgeSpec(name, source_digest(*TEXT, "tiny/*.py"), Rules)
     if name in EXACT_JUDGES:
         return JudgeSpec(name, source_digest("judges/exact.py", "judges/numbers.py", *TEXT), lambda: ExactJudge(name))
     if name in ("guard", "toxicity"):
