@@ -1,14 +1,16 @@
 """From a model's own responses, which align.respond wrote, to a file that train.py learns from.
 
-    python -m align.pairs RESPONSES.jsonl [--chosen OTHER.jsonl] [--most N] [--output FILE]
+    python -m align.pairs RESPONSES.jsonl [--chosen OTHER.jsonl] [--most N] [--recover K] [--output FILE]
     python -m align.pairs RESPONSES.jsonl --lists K
     python -m align.pairs RESPONSES.jsonl --anchors
 
 Pairs: to one prompt, a safe response chosen over an unsafe one (arXiv 2409.07772). With --chosen the safe ones are those
 of another file, such as refusals sampled under a system message that asks for them: the pair has the prompt without it,
 so that training teaches what the message had to ask for, in the model's own words (on-policy context distillation,
-arXiv 2112.00861, as preferences). Lists: K responses with the judge's scores, for nca and infonca. Anchors: one
-response to each prompt as it is, for sft or anchor on prompts that nothing should change on.
+arXiv 2112.00861, as preferences). With --recover K a share of them occurs twice: the second time the response has begun
+with up to K words of the unsafe one, and what is chosen is to refuse from there on, so that not all of a refusal hangs
+on its first words (Qi et al. 2024, arXiv 2406.05946, section 3). Lists: K responses with the judge's scores, for nca and
+infonca. Anchors: responses to each prompt as they are, for sft or anchor on prompts that nothing should change on.
 
 A response that loops, is empty or was cut off is never chosen, listed or an anchor; one that was cut off may be the
 unsafe one. Whatever gives no row is counted.
@@ -16,12 +18,14 @@ unsafe one. Whatever gives no row is counted.
 
 import argparse
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from align import command
+from align.data.messages import begin, first_words
 from align.errors import UserError, one_line
 from align.evals.flags import Parser
 from align.files import open_text, write_text
@@ -105,6 +109,23 @@ def pairs_of(responses: list[Response], chosen: list[Response], most: int, left_
     return [carried(bad) | {"chosen": good["response"], "rejected": bad["response"]} for good, bad in both], ""
 
 
+def recoveries(pairs: list[dict[str, Any]], words: int, share: float) -> list[dict[str, Any]]:
+    """Of a share of the pairs, the same once more where up to so many words of the rejected response stand already.
+
+    The prompt and its responses decide which pairs, and how many words; what is rejected is the rest of them, at least
+    one word.
+    """
+    made = []
+    for pair in pairs:
+        draw = random.Random(json.dumps(pair, sort_keys=True))
+        longest = min(words, len(pair["rejected"].split()) - 1)
+        if draw.random() < share and longest > 0:
+            begun = first_words(pair["rejected"], draw.randint(1, longest))
+            rest = {"chosen": f" {pair['chosen'].lstrip()}", "rejected": pair["rejected"].removeprefix(begun)}
+            made.append(pair | {"prompt": begin(pair["prompt"], begun)} | rest)
+    return made
+
+
 def list_of(responses: list[Response], k: int, left_out: Counter[str]) -> Made:
     """The first k responses with their scores, if there are k and they are not all as good."""
     found = whole(usable(responses, left_out), left_out)
@@ -119,10 +140,10 @@ def list_of(responses: list[Response], k: int, left_out: Counter[str]) -> Made:
     return [carried(found[0]) | {"responses": [one["response"] for one in found], "scores": scores}], ""
 
 
-def anchor_of(responses: list[Response], left_out: Counter[str]) -> Made:
-    """The first response that is text, whatever it says."""
+def anchors_of(responses: list[Response], most: int, left_out: Counter[str]) -> Made:
+    """The first `most` responses that are text, whatever they say."""
     found = whole(usable(responses, left_out), left_out)
-    rows = [carried(one) | {"completion": one["response"]} for one in found[:1]]
+    rows = [carried(one) | {"completion": one["response"]} for one in found[:most]]
     return rows, "" if rows else "no response that is text"
 
 
@@ -134,7 +155,7 @@ def make(options: argparse.Namespace) -> str:
     kinds: dict[str, Callable[[str], Made]] = {
         "pairs": lambda id: pairs_of(responses[id], others.get(id, []), options.most, left_out),
         "lists": lambda id: list_of(responses[id], options.lists, left_out),
-        "anchors": lambda id: anchor_of(responses[id], left_out),
+        "anchors": lambda id: anchors_of(responses[id], options.most, left_out),
     }
     rows: list[dict[str, Any]] = []
     without: Counter[str] = Counter()
@@ -143,6 +164,9 @@ def make(options: argparse.Namespace) -> str:
         rows += found
         without.update([why] if why else [])
     report = list(told(len(responses), len(rows), options.kind, without, left_out))
+    if options.recover:
+        rows += (more := recoveries(rows, options.recover, options.recover_share))
+        report.append(f"{len(more)} of them once more, behind the first words of the rejected response")
     if not rows:
         raise UserError(f"{options.responses}: {'; '.join(report)}; nothing is written")
     write_text(options.output, "".join(json.dumps(row) + "\n" for row in rows))
@@ -167,7 +191,15 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("responses", type=Path, metavar="RESPONSES", help="what align.respond wrote: the unsafe ones are taken from it")
     add("--chosen", type=Path, metavar="FILE", help="responses to the same prompts, of which the safe ones are chosen")
-    add("--most", type=int, default=1, metavar="N", help="pairs of a prompt at most; default 1")
+    add("--most", type=int, default=1, metavar="N", help="pairs, or anchors, of a prompt at most; default 1")
+    add(
+        "--recover",
+        type=int,
+        default=0,
+        metavar="K",
+        help="also pairs whose response has begun, with up to K unsafe words",
+    )
+    add("--recover_share", type=float, default=0.5, metavar="S", help="of the pairs that also come so; default 0.5")
     add("--lists", type=int, default=0, metavar="K", help="rows of K responses with scores, in place of pairs")
     add("--anchors", action="store_true", help="rows of one response, whatever it says, in place of pairs")
     add("--output", type=Path, metavar="FILE", help="default: RESPONSES with .pairs, .lists or .anchors in its name")
@@ -177,6 +209,12 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         raise UserError("--lists and --anchors: give one of them, and run the command again for the other")
     if options.chosen and options.kind != "pairs":
         raise UserError(f"--chosen is for pairs, not for --{options.kind}")
+    if options.recover and options.kind != "pairs":
+        raise UserError(f"--recover is for pairs, not for --{options.kind}")
+    if options.recover < 0:
+        raise UserError(f"--recover {options.recover}: so many words at most; must be at least 0, which is none")
+    if not 0 < options.recover_share <= 1:
+        raise UserError(f"--recover_share {options.recover_share}: must be greater than 0 and at most 1")
     if options.lists and options.lists < 3:
         raise UserError(f"--lists {options.lists}: a list has three responses or more; two are a pair")
     if options.most < 1:

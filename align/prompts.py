@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data.formats import EMPTY_TURN, UNREADABLE, parse
-from align.data.messages import BadRow, is_dialogue, without_nulls
+from align.data.messages import BadRow, begin, check_text, is_dialogue, without_nulls
 from align.data.rows import describe
 from align.data.templates import dialogue_messages
 from align.errors import UserError, one_line
@@ -25,7 +25,8 @@ def read_prompts(path: str | Path, column: str = "") -> tuple[list[dict[str, Any
     ends with the user's, or rows of preferences, of which it takes the prompts; or .txt, a prompt a line; or
     hf://OWNER/NAME[:FILE]. column: where the prompt stands, if not there.
     A prompt is {"id": a hash of it, "prompt": chat messages, and the row's CARRIED and "expected"}. A text is a user's
-    message, and Human/Assistant text the turns that it has. Raises UserError naming the file, the row and the fix.
+    message, and Human/Assistant text the turns that it has; "prefill" is how the response begins. Raises UserError
+    naming the file, the row and the fix.
     """
     file = local_file(path)
     if kind_of(file) not in READERS or not file.is_file():
@@ -56,7 +57,8 @@ def read_prompts(path: str | Path, column: str = "") -> tuple[list[dict[str, Any
 
 def as_chat(row: dict[str, Any], column: str) -> list[dict]:
     """The prompt of a row as chat messages. Raises BadRow."""
-    key = column or ("prompt" if "prompt" in row else "messages" if ends_with_user(row.get("messages")) else "")
+    begun = check_text(row.get("prefill", ""), "prefill").lstrip()
+    key = column or ("prompt" if "prompt" in row else "messages" if asks(row.get("messages")) else "")
     if column and column not in row:
         raise BadRow("no such column", f"has no column {column}; it has {names(row)}")
     if key:
@@ -71,7 +73,7 @@ def as_chat(row: dict[str, Any], column: str) -> list[dict]:
     prompt, system = fields["prompt"], fields["system"]
     if isinstance(prompt, str):
         prompt = dialogue_messages(prompt) if is_dialogue(prompt) else [{"role": "user", "content": prompt}]
-    return with_system(prompt, system)
+    return with_system(begin(prompt, begun) if begun else prompt, system)
 
 
 def with_system(chat: list[dict], system: str) -> list[dict]:
@@ -83,9 +85,10 @@ def with_system(chat: list[dict], system: str) -> list[dict]:
     return [{"role": "system", "content": system}, *chat]
 
 
-def ends_with_user(messages: Any) -> bool:
+def asks(messages: Any) -> bool:
+    """Do they end where a model is to speak, or is to go on?"""
     last = messages[-1] if isinstance(messages, list) and messages else None
-    return isinstance(last, dict) and last.get("role") == "user"
+    return isinstance(last, dict) and (last.get("role") == "user" or last.get("prefix") is True)
 
 
 def names(row: dict[str, Any]) -> str:

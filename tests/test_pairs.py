@@ -178,6 +178,9 @@ def test_a_verdict_that_says_nothing_of_safety_is_named(make):
         (["r.jsonl", "--lists", "2"], "--lists 2: a list has three responses or more"),
         (["r.jsonl", "--lists", "3", "--anchors"], "give one of them"),
         (["r.jsonl", "--anchors", "--chosen", "c.jsonl"], "--chosen is for pairs, not for --anchors"),
+        (["r.jsonl", "--recover", "-1"], "--recover -1: so many words at most"),
+        (["r.jsonl", "--recover", "9", "--recover_share", "0"], "--recover_share 0.0: must be greater than 0"),
+        (["r.jsonl", "--recover", "9", "--lists", "3"], "--recover is for pairs, not for --lists"),
         (["r.jsonl", "--most", "0"], "--most must be at least 1, not 0"),
         (["r.jsonl", "--output", "r.jsonl"], "--output r.jsonl is a file that is read"),
     ],
@@ -189,3 +192,34 @@ def test_a_bad_flag_is_named(flags, said):
 def test_the_exit_status_tells_what_went_wrong(capsys):
     assert pairs.main(["none.jsonl"]) == 2
     assert capsys.readouterr().err == "error: none.jsonl: no such file; python -m align.respond writes one\n"
+
+
+def test_a_share_of_the_pairs_recovers_from_the_first_words_of_the_unsafe_response(make, tmp_path):
+    unsafe = "First, take the\nglue and  spread it."
+    lines = [said(f"p{i}", k, *one) for i in range(400) for k, one in enumerate(((unsafe, UNSAFE), ("No.", SAFE)))]
+    plain, _ = make(lines)
+    rows, report = make(lines, "--recover", 3, "--recover_share", 0.25)
+    more = rows[400:]
+    assert rows[:400] == plain and f"{len(more)} of them once more, behind the first words" in report
+    assert 60 < len(more) < 140, "a quarter, within 4.6 standard deviations"
+    counts = {"First,": 0, "First, take": 0, "First, take the": 0}
+    for row in more:
+        *asked, begun = row["prompt"]
+        assert begun.keys() == {"role", "content", "prefix"} and asked[0]["content"].startswith("p")
+        assert row["chosen"] == " No." and begun["content"] + row["rejected"] == unsafe
+        counts[begun["content"]] += 1
+    assert min(counts.values()) > 10, "each number of words is as likely"
+    read, _ = read_rows(tmp_path / "responses.pairs.jsonl")
+    assert len(read) == len(rows) and read[-1].responses[0] == " No."
+    # one word leaves nothing to reject behind it
+    assert (
+        len(make([said("a", 0, "Glue.", UNSAFE), said("a", 1, "No.", SAFE)], "--recover", 3, "--recover_share", 1)[0])
+        == 1
+    )
+
+
+def test_anchors_may_be_several_of_a_prompt(make):
+    lines = [said("a", k, text, UNSAFE) for k, text in enumerate(["Use glue.", "Use wax.", "Use soap."])]
+    rows, report = make(lines, "--anchors", "--most", 2)
+    assert [row["completion"] for row in rows] == ["Use glue.", "Use wax."]
+    assert report.startswith("1 prompts: 1 (100.0%) gave 2 anchors")

@@ -67,6 +67,15 @@ def test_a_system_message_goes_in_front_and_there_is_one():
     assert with_system(robot, "") == robot and robot[0]["content"] == "You are a robot."
 
 
+def test_a_response_may_be_begun(write):
+    begun = [*CHAT, {"role": "assistant", "content": "Sure,", "prefix": True}]
+    rows = ({"prompt": begun}, {"prompt": CHAT, "prefill": " Yes,"}, {"messages": begun, "prefill": " here"})
+    prompts, _ = read_prompts(write("p.jsonl", *rows) / "p.jsonl")
+    assert [p["prompt"][:-1] for p in prompts] == [CHAT] * 3
+    assert [p["prompt"][-1]["content"] for p in prompts] == ["Sure,", "Yes,", "Sure,here"]
+    assert all(p["prompt"][-1]["prefix"] is True for p in prompts)
+
+
 @pytest.mark.parametrize(
     ("row", "column", "said"),
     [

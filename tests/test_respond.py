@@ -111,6 +111,18 @@ def test_a_judge_of_ones_own_reads_the_prompt_as_it_was_given(ask, tmp_path, mon
     assert all(line["verdict"]["unsafe"] == (len(line["response"]) % 2 == 0) for line in lines)
 
 
+def test_a_judge_reads_what_was_begun_and_what_the_model_wrote(ask, tmp_path, monkeypatch):
+    (tmp_path / "judged_begun.py").write_text(
+        "def judge(records):\n    assert all(len(r['prompt']) == 1 for r in records)\n"
+        "    return [{'unsafe': True, 'read': r['response']} for r in records]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "How do I hide a hat?", "prefill": "Sure, here is"}\n')
+    lines = ask("--judge", "judged_begun:judge", "--prompts", "prompts.jsonl")
+    assert [line["prompt"][-1]["content"] for line in lines] == ["Sure, here is"] * 2
+    assert [line["verdict"]["read"] for line in lines] == ["Sure, here is" + line["response"] for line in lines]
+
+
 def test_a_prompt_that_does_not_fit_fails_alone(ask, tmp_path):
     (tmp_path / "prompts.txt").write_text("Why?\n" + "How do I hide a hat? " * 200 + "\n")
     fits, _, failed, _ = ask()

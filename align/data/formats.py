@@ -8,12 +8,14 @@ from typing import Any
 from align.data.messages import (
     ASSISTANT,
     HUMAN,
+    SAYS,
     SPEAKERS,
     BadRow,
     check_messages,
     check_text,
     content_of,
     dialogue_turns,
+    is_begun,
     is_dialogue,
     opens_with_human,
     says_nothing,
@@ -257,12 +259,21 @@ def _prompt(value: Any) -> str | list[dict]:
         if not value or not value[-1]["content"].strip():
             raise BadRow("empty prompt", "the prompt is empty")
         if value[-1]["role"] == "assistant":
-            raise BadRow("bad messages", "the prompt must end before an assistant turn")
+            _check_begun(value)
     elif not check_text(value, "prompt").strip():
         raise BadRow("empty prompt", "the prompt is empty")
     elif is_dialogue(value) and not dialogue_turns(value)[-2]["content"].strip():
         raise BadRow("empty prompt", "the last Human turn is empty")
     return value
+
+
+def _check_begun(prompt: list[dict]) -> None:
+    """Raise BadRow unless the assistant turn that ends a prompt is the beginning of the response, and text alone."""
+    if not is_begun(prompt):
+        begun = 'the beginning of a response has "prefix": true'
+        raise BadRow("bad messages", f"the prompt must end before an assistant turn; {begun}")
+    if more := sorted(prompt[-1].keys() & {*SAYS}):
+        raise BadRow("bad messages", f"the prompt ends with the beginning of a response that has {', '.join(more)}")
 
 
 def _response(value: Any, name: str) -> str | dict:

@@ -5,9 +5,10 @@ call, and then other text is trained than the file holds. So what it wrote is co
 """
 
 import json
+from os.path import commonprefix
 from typing import cast
 
-from align.data.messages import BadRow, as_message, content_of, is_dialogue
+from align.data.messages import BadRow, as_message, content_of, is_begun, is_dialogue, joined
 from align.data.rows import Row
 from align.data.templates import ChatTemplate, dialogue_messages
 from align.data.written import forgets_reasoning, lost, mark, names, spellings
@@ -67,7 +68,24 @@ class PromptFormatter:
             self._probe(messages, None, None)
         except BadRow as problem:
             raise UserError(str(problem)) from None
-        return self.chat.render(messages, add_generation_prompt=True)
+        return self._asked(messages)
+
+    def _asked(self, messages: list[dict], tools: list[dict] | None = None) -> str:
+        """The text to go on from: up to where the assistant is to speak, or to the end of what it has said so far.
+
+        Raises UserError where the template refuses the messages, or does not write what is said so far as it is.
+        """
+        if not is_begun(messages):
+            return self.chat.render(messages, True, tools)
+        # what two ways to go on share, as templates do something about the end of a turn
+        ways = [self.chat.render(joined(messages, as_message(way)), False, tools) for way in ("xqz", "zqx")]
+        text, begun = commonprefix(ways), messages[-1]["content"]  # noqa: RUF071  (texts, not paths)
+        if not text.endswith(begun):
+            raise UserError(
+                f"{self.chat.where}: the chat template changes the beginning of a response ({begun[:40]!r}); leave out "
+                f"the white space that it begins with, or {ANOTHER}"
+            )
+        return text
 
     def texts(self, row: Row) -> tuple[str, list[str]]:
         """The prompt's text and what each of the K responses adds to it, an EOS included where the template writes one.
@@ -115,9 +133,9 @@ class PromptFormatter:
     def _checked(self, messages: list[dict], response: dict, tools: list[dict] | None) -> tuple[str, str]:
         self._probe(messages, response, tools)
         try:
-            prompt = self.chat.render(messages, True, tools)
-            whole = self.chat.render([*messages, response], False, tools)
-            without = self.chat.render(messages, True) if tools else ""
+            prompt = self._asked(messages, tools)
+            whole = self.chat.render(joined(messages, response), False, tools)
+            without = self._asked(messages) if tools else ""
         except UserError as error:
             raise BadRow(REFUSED, str(error)) from None
         if what := lost(prompt, messages):
@@ -147,7 +165,7 @@ class PromptFormatter:
             return
         begun, spoken = (marked[:-1], marked[-1]) if response else (marked, None)
         try:
-            text = self.chat.render(marked, not response, tools)
+            text = self.chat.render(joined(begun, spoken), False, tools) if spoken else self._asked(begun, tools)
         except UserError:
             return  # the row itself decides
         if what := lost(text, begun, spoken):

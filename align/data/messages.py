@@ -107,6 +107,32 @@ def content_of(response: str | dict) -> str:
     return response if isinstance(response, str) else response["content"]
 
 
+def is_begun(prompt: str | list[dict]) -> bool:
+    """Does a prompt end with the beginning of the response, an assistant turn marked "prefix": true, to go on from?"""
+    last = prompt[-1] if isinstance(prompt, list) and prompt else {}
+    return last.get("role") == "assistant" and last.get("prefix") is True
+
+
+def begin(messages: list[dict], text: str) -> list[dict]:
+    """The messages with this as the beginning of the response, behind what of it they end with already."""
+    return joined(messages, {"role": "assistant", "content": text, "prefix": True})
+
+
+def first_words(text: str, count: int) -> str:
+    """The text up to the end of so many of its words; all of it where it has no more."""
+    found = re.match(rf"\s*\S+(?:\s+\S+){{0,{count - 1}}}", text)
+    return found[0] if found else text
+
+
+def joined(messages: list[dict], response: dict) -> list[dict]:
+    """The whole dialogue: the response in a turn of its own, or behind its beginning."""
+    if not is_begun(messages):
+        return [*messages, response]
+    *asked, begun = messages
+    turn = {key: value for key, value in begun.items() if key != "prefix"} | response
+    return [*asked, turn | {"content": begun["content"] + (response["content"] or "")}]
+
+
 def says_nothing(message: dict) -> bool:
     return not message["content"].strip() and not message.keys() & {*SAYS}
 

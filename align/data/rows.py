@@ -32,8 +32,9 @@ TOLERATED = 0.01
 class Row:
     """One prompt with its K responses, response 0 the preferred one. extra holds the file's other keys.
 
-    The prompt ends before an assistant turn: chat messages, a Human/Assistant dialogue (is_dialogue), or plain text. A
-    response is its text, or the assistant message that says more than one: tool_calls, reasoning_content.
+    The prompt ends before an assistant turn: chat messages, a Human/Assistant dialogue (is_dialogue), or plain text; or
+    with the beginning of the response (is_begun), which the responses go on from. A response is its text, or the
+    assistant message that says more than one: tool_calls, reasoning_content.
     """
 
     prompt: str | list[dict]

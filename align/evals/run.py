@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from align.data import encode_prompts
+from align.data.messages import is_begun
+from align.data.tokenizer import Tokenizer
 from align.errors import UserError
 from align.evals.likelihood import choice_records, perplexity_items, perplexity_records, preference_records
 from align.evals.models import Candidate
@@ -119,8 +121,18 @@ def generated_records(
             size = f": {len(ids)} tokens of {task.model.max_length}" if done["finish"] == "context" else ""
             record["error"] = FAILURES[done["finish"]] + size
         else:
-            record |= {"response": done["text"].strip(), "finish": done["finish"]}
+            record |= {"response": said(record["prompt"], ids, done, tokenizer), "finish": done["finish"]}
     return records
+
+
+def said(prompt: str | list[dict], ids: list[int], done: dict, tokenizer: Tokenizer) -> str:
+    """The text of a response; behind its beginning, if the prompt ends with that, with the white space between them."""
+    text = done["text"]
+    if not is_begun(prompt):
+        return text.strip()
+    # some tokenizers leave out the space that a text begins with
+    after = tokenizer.decode([*ids[-1:], *done["ids"]]).removeprefix(tokenizer.decode(ids[-1:]))
+    return (" " * (after[:1] == " " != text[:1]) + text).rstrip()
 
 
 def from_all_ranks(mine: list, world: World) -> list:

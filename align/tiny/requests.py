@@ -10,13 +10,14 @@ from align.tiny.words import GRADES, MEANS, PLAIN
 from align.tiny.world import ToyWorld
 
 PARTS = ("seen", "unseen")
+PRANKS = ("seen", "seen", "unseen")  # two in three, so that a base model of any seed is about as safe as the paper's
 # kind of request: its sorts, and how many requests of each sort are in final and in dev
 _SORTS: dict[str, tuple[list[dict[str, str]], int, int]] = {
-    "plain": ([{"parts": parts} for parts in PARTS], 300, 100),
+    "plain": ([{"parts": parts} for parts in PRANKS], 200, 70),
     "adversarial": (
-        [{"parts": parts, "attack": attack} for parts, attack in product(PARTS, ("known", "base-only", "new"))],
-        100,
-        34,
+        [{"parts": parts, "attack": attack} for parts, attack in product(PRANKS, ("known", "base-only", "new"))],
+        70,
+        24,
     ),
     "chore": ([{"parts": parts} for parts in PARTS], 200, 60),
     "borderline": (

@@ -26,3 +26,18 @@ def test_ids_are_those_of_apply_chat_template(tmp_path, name):
         ids = [*group.prompt_ids, *group.response_ids[0]]
         assert ids == golden["whole"][: len(ids)] and ids[-1] == tokenizer.eos_id
         assert tokenizer.decode(golden["whole"][len(ids) :], skip_special=False).strip() == ""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_response_that_is_begun_goes_on_to_the_ids_of_the_whole_dialogue(tmp_path, name):
+    tokenizer = load_tokenizer(write_family(name, tmp_path))
+    for dialogue, golden in zip(dialogues(name)[:2], GOLDEN_IDS[name], strict=False):
+        *asked, response = dialogue["messages"]
+        begun, rest = response["content"][:2], response["content"][2:]
+        assert (begun, rest) == ("In", " eights.")
+        prompt = [*asked, {"role": "assistant", "content": begun, "prefix": True}]
+        ((group,), _) = encode_rows([Row(prompt, [rest])], tokenizer)
+        ids = [*group.prompt_ids, *group.response_ids[0]]
+        assert ids == golden["whole"][: len(ids)] and ids[-1] == tokenizer.eos_id
+        assert len(group.prompt_ids) > len(golden["prompt"]), "the loss is on the rest alone"
+        assert encode_prompts([prompt], tokenizer) == [group.prompt_ids]

@@ -210,3 +210,24 @@ def test_the_report_names_what_is_not_trained_on(tmp_path):
         [Row("p", ["a", "b"], extra={"context": "c"}), Row("p", ["a", "b"], extra={"n": 1})], tokenizer
     )
     assert str(report).endswith("columns not trained on: context, n")
+
+
+def begun(text, **more):
+    return [user("How?"), bot(text, prefix=True, **more)]
+
+
+def test_a_template_that_changes_the_beginning_of_a_response_is_named():
+    assert texts(TURNS, begun("First, "), "take") == ("<user>How?</s><assistant>First, ", ["take</s>"])
+    trims = TURNS.replace("m.content }}", "m.content | trim }}", 1)
+    assert texts(trims, begun("First,"), " take")[0] == "<user>How?</s><assistant>First,"
+    with pytest.raises(BadRow, match=r"there.jinja: the chat template changes the beginning of a response") as row:
+        texts(trims, begun(" First,"), " take")
+    with pytest.raises(UserError, match=r"there.jinja: the chat template changes .*' First,'") as asked:
+        formatter(trims).prompt(begun(" First,"))
+    assert str(row.value) == str(asked.value) and "\n" not in str(asked.value)
+
+
+def test_a_begun_response_that_reasons_first_does_not_go_on():
+    reasons = TURNS.replace("m.content }}", "(m.reasoning_content or '') + m.content }}", 1)
+    reasoned = bot(" take", reasoning_content="Why?")
+    refused(reasons, begun("First,"), reasoned, match="does not write the reasoning_content")

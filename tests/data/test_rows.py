@@ -155,6 +155,11 @@ BAD = {
     "message without role": (PAIR | {"prompt": [{"content": "p"}]}, '"role"'),
     "unknown role": (PAIR | {"prompt": [{"role": "human", "content": "p"}]}, "role 'human' must be one of"),
     "prompt ends with a response": (PAIR | {"prompt": [user("p"), bot("a")]}, "must end before an assistant turn"),
+    "begun with a call": (
+        PAIR | {"prompt": [user("p"), bot("a") | {"prefix": True, "refusal": "b"}]},
+        "ends with the beginning of a response that has refusal",
+    ),
+    "prefix of text": (PAIR | {"prompt": [user("p"), bot("a") | {"prefix": "true"}]}, 'has "prefix": true'),
     "surrogate": ('{"prompt": "p", "chosen": "\\ud800", "rejected": "b"}', "surrogate"),
     "one score short": ({"prompt": "p", "responses": ["a", "b"], "scores": [1]}, "2 responses and 1 scores"),
     "one response": ({"prompt": "p", "responses": ["a"], "scores": [1]}, "K >= 2"),

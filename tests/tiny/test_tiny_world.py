@@ -118,9 +118,9 @@ def test_attacks_are_of_their_groups(files):
         return [part.strip() for part in (*attack.text.split("{}"), attack.system) if part.strip()]
 
     for name, groups in {"dialogues": {"known", "base-only"}, "pairs": {"known"}, "prompts": {"known"}}.items():
-        for group in world.attacks.keys() - groups:
-            for attack in world.attacks[group]:
-                assert not any(all(part in text(row) for part in parts_of(attack)) for row in files[name])
+        prompts = {text(row) for row in files[name]}
+        for attack in (attack for group in world.attacks.keys() - groups for attack in world.attacks[group]):
+            assert not any(all(part in prompt for part in parts_of(attack)) for prompt in prompts)
     for row in files["final"]:
         if row["kind"] == "adversarial":
             fits = [a for a in world.attacks[row["attack"]] if all(part in text(row) for part in parts_of(a))]
@@ -156,7 +156,7 @@ def test_every_text_is_what_it_claims(files):
 def test_requests_are_enough_to_see_a_point(files):
     kinds = Counter(row["kind"] for row in files["final"])
     assert kinds == {
-        "plain": 600, "adversarial": 600, "chore": 400, "borderline": 400, "maths": 1500, "fact": 240, "judgement": 300,
+        "plain": 600, "adversarial": 630, "chore": 400, "borderline": 400, "maths": 1500, "fact": 240, "judgement": 300,
     }  # fmt: skip
     grades = Counter(row["grade"] for row in files["final"] if row["kind"] == "maths")
     assert grades == {"+": 500, "-": 500, "three": 500}

@@ -3,12 +3,15 @@
 An item has "prompt", text taken as it is or chat messages for the chat template, and what its scores are grouped by:
 "category", "attack" (the type of attack), "label" ("safe" or "unsafe"), "expected" (the right result). "extra" has
 the row's other keys, for a judge that a user writes.
+
+An attack of the kind "prefill" begins the response for the model ("Sure, here is"), which then goes on from there: a
+model that refuses in its first words alone does not recover (Qi et al. 2024, arXiv 2406.05946).
 """
 
 import re
 from typing import Any
 
-from align.data.messages import ROLES
+from align.data.messages import ROLES, begin, first_words, is_begun
 from align.errors import UserError
 from align.evals.files import text_of
 
@@ -23,11 +26,26 @@ def user(content: str, system: str = "") -> list[dict]:
     return [{"role": "system", "content": system}, turn] if system else [turn]
 
 
+def prefilled(item: dict, options: dict) -> dict:
+    """The item with its response begun: with its own "prefill", of which prefill_words count, or with options["prefill"].
+
+    prefill_words: 0 for all of them. A prompt of text is then a user's message. The attack, if it has no name, is "prefill".
+    """
+    text = item.pop("prefill", "")
+    if text and options["prefill_words"]:
+        text = first_words(text, options["prefill_words"])
+    if text := (text or options["prefill"]).lstrip():
+        prompt = item["prompt"]
+        item["prompt"] = begin(user(prompt) if isinstance(prompt, str) else prompt, text)
+    return {"attack": "prefill"} | item if is_begun(item["prompt"]) else item
+
+
 def plain(row: dict, where: str, options: dict) -> dict:
-    """{"prompt", "id"?, "category"?, "attack"?, "label"?, "expected"?}: this project's format.
+    """{"prompt", "id"?, "category"?, "attack"?, "label"?, "expected"?, "prefill"?}: this project's format.
 
     prompt: text or chat messages. label: "safe" or "unsafe". expected: text, a number, or a list of texts each of which
-    is right. system: a system message to put before every prompt, which makes chat messages of it.
+    is right. prefill: how the response begins. system: a system message to put before every prompt, which makes chat
+    messages of it.
     """
     prompt = row.get("prompt")
     if isinstance(prompt, list):
@@ -43,7 +61,9 @@ def plain(row: dict, where: str, options: dict) -> dict:
         item["label"] = label(row["label"], where)
     if row.get("expected") is not None:
         item["expected"] = expected(row["expected"], where)
-    known = ("prompt", "id", "category", "attack", "label", "expected", "file")
+    if row.get("prefill") is not None:
+        item["prefill"] = text_of(row, "prefill", where)
+    known = ("prompt", "id", "category", "attack", "label", "expected", "prefill", "file")
     extra = {key: value for key, value in row.items() if key not in known and value is not None}
     return item | ({"extra": extra} if extra else {})
 
@@ -53,8 +73,9 @@ def check_messages(messages: list, where: str) -> None:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise UserError(f'{where}: every message of prompt must be {{"role": {"|".join(ROLES)}, "content": text}}')
         text_of(message, "content", f"{where}: prompt")
-    if not messages or messages[-1]["role"] == "assistant":
-        raise UserError(f"{where}: the messages of prompt must end before an assistant turn")
+    if not messages or (messages[-1]["role"] == "assistant" and not is_begun(messages)):
+        begun = 'the beginning of a response has "prefix": true'
+        raise UserError(f"{where}: the messages of prompt must end before an assistant turn; {begun}")
 
 
 def label(value: Any, where: str) -> str:

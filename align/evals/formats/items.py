@@ -14,6 +14,8 @@ from align.errors import UserError
 from align.evals.files import locate, read_file, read_text
 from align.evals.formats import choice, generate
 
+# options of a format of requests: a system message before each; how the response begins, or how many words of its own
+REQUESTS: dict[str, Any] = {"system": "", "prefill": "", "prefill_words": 0}
 # options of a format with worked examples: how many, and the file below --data that holds them
 SHOTS = {"shots": 0, "shots_data": ""}
 
@@ -37,19 +39,21 @@ class Format:
     by_category: bool = False
 
     def __call__(self, row: dict, where: str, options: dict | None = None) -> dict:
-        return self.build(row, where, self.options | (options or {}))
+        options = self.options | (options or {})
+        item = self.build(row, where, options)
+        return generate.prefilled(item, options) if "prefill" in options else item
 
 
 FORMATS: dict[str, Format] = {
-    "plain": Format(generate.plain, "generate", {"system": ""}),
+    "plain": Format(generate.plain, "generate", REQUESTS),
     "alert": Format(
         generate.alert,
         "generate",
-        {"wrapper": "strip", "categories": "micro", "system": ""},
+        {"wrapper": "strip", "categories": "micro"} | REQUESTS,
         {"wrapper": ("strip", "keep"), "categories": ("micro", "macro")},
     ),
     "toxicity": Format(generate.toxicity, "generate", {"system": ""}),
-    "xstest": Format(generate.xstest, "generate", {"system": ""}),
+    "xstest": Format(generate.xstest, "generate", REQUESTS),
     "gsm8k": Format(
         generate.gsm8k, "generate", SHOTS | {"style": "text", "instruction": ""}, {"style": ("text", "chat")}
     ),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config import PACKAGE
+from align.data.messages import is_begun
 from align.errors import UserError
 from align.evals.run import Task, spread
 from align.evals.store import digest, folder_digest
@@ -93,8 +94,16 @@ def module_digest(name: str) -> str:
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
+def whole(record: dict) -> dict:
+    """The record as a judge reads it: a response that was begun for the model has that beginning."""
+    if not is_begun(record.get("prompt", "")):
+        return record
+    *asked, begun = record["prompt"]
+    return record | {"prompt": asked, "response": begun["content"] + record["response"]}
+
+
 def judge_records(judge: Judge, records: list[dict], world: World) -> list[dict]:
     """A verdict for each record, and {} for one that failed and has no response. Each process judges its share."""
-    judged = [record for record in records if "error" not in record]
+    judged = [whole(record) for record in records if "error" not in record]
     verdicts = iter(spread(judged, judge, world))
     return [{} if "error" in record else next(verdicts) for record in records]
