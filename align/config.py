@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import UserError, nearest
-from align.files import flatten, read_toml
+from align.files import flatten, is_unicode, reachable, read_toml
 from align.losses import LOSSES, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
 from align.sections import (
@@ -48,8 +48,10 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(items, list):
             raise UserError(f"{where} must be a list of numbers, not {value!r}")
         return [_convert(item, float, where) for item in items]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int and abs(value) < 10**300:
         return float(value)
+    if kind is str and isinstance(value, str) and ("\0" in value or not is_unicode(value)):
+        raise UserError(f"{where} must be text without NUL, in UTF-8, not {value!r}")
     if type(value) is kind:
         return value
     if where.startswith("--") and isinstance(value, str):  # flags are text; a TOML string is never taken for a number
@@ -195,7 +197,7 @@ def _read_flags(argv: list[str]) -> dict[str, Any]:
 
 def _config_file(name: str) -> Path:
     """A file, or the one of that name in configs/, which an install has, too."""
-    file = Path(name)
+    file = reachable(name)
     if file.suffix or file.exists():
         return file
     known = sorted(file.stem for file in CONFIGS.glob("*.toml"))
