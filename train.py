@@ -26,6 +26,7 @@ from align.coupled import global_inputs, with_rows
 from align.data import load_tokenizer
 from align.data.batches import Batch
 from align.data.tokenizer import check_fits
+from align.determinism import make_deterministic
 from align.export import export_model
 from align.fingerprint import model_id
 from align.log import Log
@@ -62,6 +63,7 @@ def train(config: Config, world: World) -> Path | None:
             print(describe_plan(config, world))
         return None
     check_ranks(config.parallel, world)
+    make_deterministic(config.train.deterministic)
     folder = resolve_model(config.model.path)
     architecture = read_config(folder)
     check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), folder)

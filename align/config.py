@@ -185,7 +185,7 @@ def _read_flags(argv: list[str]) -> dict[str, Any]:
         if name in SWITCHES:
             if equals:
                 raise UserError(f"--{name} is a switch and takes no value")
-            flags[name] = True
+            flags[name] = "true"
         elif equals:
             flags[name] = value
         elif rest and not rest[0].startswith("--"):
@@ -282,6 +282,7 @@ def help_text() -> str:
         "With neither --config nor --model: configs/tiny.toml, a toy world that runs on a laptop CPU.",
         "  --resume   continue from the newest whole checkpoint of --output",
         "  --override KEY,KEY   what may differ from the run that --resume continues, such as optim.lr",
+        "  --deterministic   the same bits again on the same machine (docs/determinism.md)",
         "  --plan     say what would be done (parameters, steps, memory, time, resolved configuration) and stop",
         "",
         "--loss NAME, with the parameters that --loss.KEY sets; several are added as --loss dpo+sft --loss.weights 1,0.5:",

@@ -109,6 +109,9 @@ class TrainSection:
     )
     micro_batch_size: int = key(0, "most prompts per rank in one forward pass; 0: any number", at_least=0)
     seed: int = key(0, "seed of the data order and of fresh adapters", at_least=0, at_most=2**40)
+    deterministic: bool = key(
+        False, "the same bits again on the same machine, in some operations slower; --deterministic"
+    )
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     stop_when: str = key("", 'a rule on those measurements that ends the run, such as "eval/rewards/accuracy >= 0.98"')
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
@@ -264,8 +267,8 @@ class Config:
 
 
 SECTIONS = ("model", "lora", "data", "loss", "reference", "train", "optim", "parallel")
-SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
-SWITCHES = ("resume", "plan")
+SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output", "deterministic": "train.deterministic"}
+SWITCHES = ("resume", "plan", "deterministic")
 # metrics begin with a source's name, and with these
 TAKEN = ("data", "eval", "rewards", "logps", "log_ratios")
 
