@@ -29,7 +29,7 @@ FREE_KEYS = (
 )
 # what earlier versions called something else
 RETIRED = {"parallel.activation_checkpointing": "parallel.checkpointing; write full for true, none for false"}
-MAX_STEPS = 10**9
+MAX_STEPS, MAX_GPUS = 10**9, 10**5
 MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
 
 
@@ -198,7 +198,7 @@ class SourceSection:
 class PlanSection:
     """For what machine --plan plans; no file can ask for a plan."""
 
-    gpus: int = key(0, "plan for this many GPUs, wherever it runs; 0: for this machine", at_least=0)
+    gpus: int = key(0, "plan for this many GPUs, wherever it runs; 0: for this machine", at_least=0, at_most=MAX_GPUS)
     memory: float = key(0.0, "GiB of each; 0: 80, or what this machine has", at_least=0, below=math.inf)
     tflops: float = key(
         0.0,
