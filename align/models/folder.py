@@ -127,7 +127,7 @@ def on_its_base(folder: Path, weights: bool) -> Path:
     base = about.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise UserError(f"{file}: base_model_name_or_path is missing; write the base's folder or Hub id")
-    if (folder / base).exists() and not Path(base).exists():
+    if reachable(folder / base).exists() and not reachable(base).exists():
         base = str(folder / base)
     try:
         under = resolve_model(base, weights, about.get("revision"))

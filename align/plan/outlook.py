@@ -10,6 +10,7 @@ from align.data import load_tokenizer
 from align.data.batches import Dataset, cut_batch
 from align.data.tokenizer import check_fits
 from align.errors import UserError
+from align.files import reachable
 from align.kernels import hardware
 from align.models import DecoderConfig, add_adapters, build_model, check_weights, read_config, resolve_model
 from align.parallel import World, check_ranks, compute_dtype
@@ -157,7 +158,7 @@ def part_of(config: Config, setup: Setup, data: Dataset | None, steps: list[list
 
 def find_model(config: Config) -> tuple[Path, DecoderConfig]:
     """The model's folder; for a Hub model, where no data asks for its tokenizer, the config.json that is kept here."""
-    here = Path(config.model.path).exists()
+    here = reachable(config.model.path).exists()
     kept = PUBLISHED / config.model.path
     source, weights = kept, False
     if here or config.data.path or not (kept / "config.json").is_file():
