@@ -48,9 +48,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(items, list):
             raise UserError(f"{where} must be a list of numbers, not {value!r}")
         return [_convert(item, float, where) for item in items]
-    if kind is float and type(value) is int and abs(value) < 10**300:
-        return float(value)
-    if kind is str and isinstance(value, str) and ("\0" in value or not is_unicode(value)):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(str(value))  # inf where float(value) overflows
+    if kind is str and isinstance(value, str) and ("\\0" in value or not is_unicode(value)):
         raise UserError(f"{where} must be text without NUL, in UTF-8, not {value!r}")
     if type(value) is kind:
         return value
@@ -92,8 +92,6 @@ def _set(config: Config, dotted: str, value: Any, where: str) -> None:
         raise UserError(f"{where} is not a configuration key{near}")
     choices = known[name].metadata["choices"]
     value = _convert(value, known[name].type, where)
-    if section_name == "sources" and name == "loss":
-        _check_loss(value, f"{where}: ")
     if choices and value not in choices:
         raise UserError(
             f"{where} cannot be {value!r}{nearest(value, choices, cutoff=0.0)} There are: {', '.join(choices)}"
@@ -117,14 +115,19 @@ def _check_loss(name: str, where: str = "") -> str:
     return name
 
 
+def _of_source(name: str) -> bool:
+    return name.partition(".")[0] == "sources"
+
+
 def _source_settings(tables: Any, path: str | None, flags: dict[str, Any]) -> list[tuple[str, Any, str]]:
-    """What a file's [sources.NAME] and then the flags, which are taken out, say of sources: key, value, where it stands.
+    """What a file's [sources.NAME] and then the flags say of sources: key, value, where it stands.
 
     Losses come first, since which one a source has decides what its other keys can be.
     """
-    nested = {"sources": tables} if isinstance(tables, dict) else {"sources": {"": tables}}
-    settings = [(name, value, f"{path}: {name}") for name, value in flatten(nested).items()]
-    settings += [(name, flags.pop(name), f"--{name}") for name in list(flags) if name.partition(".")[0] == "sources"]
+    named = tables if isinstance(tables, dict) else {"": tables}
+    flat = flatten({"sources": {name: table or None for name, table in named.items()}})  # an empty one, too
+    settings = [(name, value, f"{path}: {name}") for name, value in flat.items()]
+    settings += [(name, value, f"--{name}") for name, value in flags.items() if _of_source(name)]
     return sorted(settings, key=lambda setting: setting[0].split(".")[2:] != ["loss"])
 
 
@@ -236,7 +239,8 @@ def load_config(argv: list[str]) -> Config:
     # torchrun --max-restarts starts a dead run again with the same arguments
     config.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     for name, value in flags.items():
-        _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
+        if not _of_source(name):
+            _set(config, SHORTHANDS.get(name, name), value, f"--{name}")
     check_settings(config)
     if not config.output:
         name = f"{Path(path).stem if path else 'align'}-{config.loss.name}".replace(":", ".")
@@ -262,7 +266,7 @@ def _settings_suffix(flags: dict[str, str]) -> str:
     settings = {SHORTHANDS.get(name, name): value for name, value in flags.items()}
     settings = {name: settings[name] for name in sorted(settings) if name not in FREE_KEYS}
     labels = {name: name.removesuffix(".path").rpartition(".")[2] for name in settings}
-    labels |= {name: name.removeprefix("sources.") for name in settings if name.startswith("sources.")}
+    labels |= {name: name.removeprefix("sources.") for name in settings if _of_source(name)}
     whole = "".join(f"-{labels[name]}-{value}" for name, value in settings.items())
     if re.fullmatch(r"[\w.,+-]{0,60}", whole):
         return whole

@@ -1,16 +1,17 @@
-"""Averaged weights: the recurrence from the weights of every step, what is measured and exported, and resumption."""
+"""Averaged weights: the recurrence from the weights of every step, what is measured and exported, and resumption.
+
+On two ranks: tests/test_sources.py.
+"""
 
 import shutil
 
 import pytest
 import torch
-from conftest import MODEL, read_metrics, run_ranks
+from conftest import MODEL, read_metrics
 from safetensors.torch import load_file
 
 import train
-from align.average import Average
 from align.models import load_model
-from align.parallel import gather, load_sharded, reshard
 
 
 @pytest.fixture
@@ -66,32 +67,3 @@ def test_a_resumed_average_is_the_same_to_the_bit(flags, tmp_path):
     assert train.main([*flags, "--output", str(tmp_path / "broken"), "--resume"]) == 0
     for file in ("checkpoints/step-000004/rank-000.safetensors", "model/model.safetensors"):
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "broken" / file).read_bytes()
-
-
-def measured_in_place(world):
-    """A sharded model uses the mean inside, and its weights again outside, though FSDP has gathered the others."""
-    model = load_sharded(MODEL, world, torch.float32, torch.float32)
-    average = Average(model, 0.5)
-    ids, mask = torch.arange(12).view(2, 6), torch.ones(2, 6, dtype=torch.bool)
-
-    def logp():
-        with torch.no_grad():
-            return model(ids, ids, mask).sum()
-
-    before = logp()
-    reshard(model)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(1.1)
-    trained = logp()
-    with average.in_place():
-        assert torch.equal(logp(), before) and not torch.equal(before, trained)
-    assert torch.equal(logp(), trained)
-    average.follow()
-    for (_, p), mean in zip(load_model(MODEL).named_parameters(), average.means.values(), strict=True):
-        torch.testing.assert_close(gather(mean), 1.05 * p)
-
-
-@pytest.mark.slow
-def test_a_sharded_average():
-    run_ranks(measured_in_place, 2)

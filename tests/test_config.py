@@ -97,6 +97,10 @@ def test_two_settings_have_two_output_folders(tmp_path, monkeypatch):
         ["--data.template", "long/" * 50 + "two"],
         ["--data.template", "x" * 99 + "1"],
         ["--data.template", "x" * 99 + "2"],
+        ["--sources.a.path", "x"],
+        ["--sources.b.path", "x"],
+        ["--sources.a.path", "x", "--sources.a.weight", "2"],
+        ["--sources.a.path", "x", "--sources.a.batch_size", "2"],
     ]
     outputs = [load_config(["--config", "tiny", "--loss", "dpo", *flags]).output for flags in settings]
     assert len(set(outputs)) == len(outputs)
@@ -177,6 +181,8 @@ def test_types_are_strict(tmp_path):
             load_config([*BASE, "--config", str(file)])
     with pytest.raises(UserError, match="must be true or false"):
         load_config([*BASE, "--data.beyond_context", "yes"])
+    file.write_text(f"[optim]\nlr = {10**400}\n")  # more than a float can be
+    assert refuse(load_config, [*BASE, "--config", str(file)]) == "optim.lr must be at most 1e+30, not inf"
 
 
 def test_every_key_has_help():

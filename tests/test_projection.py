@@ -1,12 +1,10 @@
-"""A gradient off another's direction: against the algebra, on plain tensors, in a run, and however a run is split."""
+"""A gradient off another's direction, against the algebra. In a run, and on two ranks: tests/test_sources.py."""
 
 import pytest
 import torch
-from conftest import MODEL, run_ranks
 from torch import nn
 
-from align.models import load_model
-from align.parallel import World, gather, load_sharded
+from align.parallel import World
 from align.projection import add_projected, take_gradients
 
 
@@ -57,25 +55,3 @@ def test_where_there_is_nothing_along_it_all_passes():
     add_projected(model, others, ALONE)
     for p, (_, _, expected) in zip(model, cases, strict=True):
         assert torch.equal(p.grad, expected)
-
-
-def projected(model, world):
-    """Of gradients that are functions of the weights: g = p + cos(p), b = p."""
-    for p in model.parameters():
-        p.grad = p.detach() + p.detach().cos()
-    others = take_gradients(model)
-    for p in model.parameters():
-        p.grad = p.detach().clone()
-    add_projected(model, others, world)
-    return [gather(p.grad) for p in model.parameters()]
-
-
-def on_ranks(world):
-    sharded = projected(load_sharded(MODEL, world, torch.float32, torch.float32), world)
-    for ours, theirs in zip(sharded, projected(load_model(MODEL), ALONE), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_products_are_over_the_whole_parameter_on_any_number_of_ranks():
-    run_ranks(on_ranks, 2)

@@ -190,6 +190,7 @@ def train_and_resume(world, flags, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_are_one_run_and_resume_to_the_bit(files, tmp_path):
+    """With a projection, whose products are over whole parameters, and averages that stand in for sharded weights."""
     flags = everything(files, tmp_path)
     held_out = ["--data.eval_path", str(tmp_path / "pairs.jsonl"), "--train.eval_every", "3"]
     flags += [*held_out, "--train.stop_when", "eval/loss < -1"]
@@ -278,6 +279,8 @@ def test_sources_without_a_file_can_be_planned_for(tmp_path, capsys):
     two = capsys.readouterr().out
     assert "sources.stay: none given" in two and "1 x sft on 16 prompts" in two
     memory = [float(text.split("memory: ")[1].split()[0]) for text in (one, two)]
+    assert train.main([*flags, "--sources.replay.batch_size", "4"]) == 2
+    assert "--sources.replay.batch_size 4 is less than a prompt for each of the 8 ranks" in capsys.readouterr().err
     # a frozen copy in bfloat16, an eighth of it, that the cached reference of the pairs did without
     assert memory[1] - memory[0] > 0.9 * 2 * 11.1e9 / 8 / 2**30
 
@@ -355,7 +358,8 @@ def test_what_is_wrong_with_a_source_is_named_by_its_key(flags, words):
 
 
 @pytest.mark.parametrize(
-    "text", ["sources = 3", "[sources]\nstay = 3", "[sources]\nstay = 'f'", "[sources.'a b']\npath = 'f'"]
+    "text",
+    ["sources = 3", "[sources.stay]\n", "[sources]\nstay = 3", "[sources.'a b']\npath = 'f'"],
 )
 def test_a_file_that_has_no_table_of_a_source_is_told_how_to_write_one(text, tmp_path):
     file = tmp_path / "mine.toml"

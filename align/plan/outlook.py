@@ -44,6 +44,7 @@ class Part:
     setup: Setup
     data: Dataset | None  # None: none was given
     micro_batches: int  # of a rank in a step
+    accumulates: bool  # gradients of others are there by then, if only of another source
     fullest: Work  # the micro-batch that takes the most memory
     held: Memory  # then
     needed: float  # FLOPs of a step, for the method
@@ -86,13 +87,13 @@ class Outlook:
 
     @property
     def accumulates(self) -> bool:
-        return self.micro_batches > 1
+        return self.most.accumulates
 
     @property
     def largest(self) -> int:
         """Tokens that a micro-batch may have, whosever it is."""
-        room, accumulates = self.machine.memory, self.accumulates
-        return min(largest_tokens(part.setup, part.fullest, room, accumulates) for part in self.parts)
+        room = self.machine.memory
+        return min(largest_tokens(part.setup, part.fullest, room, part.accumulates) for part in self.parts)
 
     @property
     def needed(self) -> float:
@@ -133,22 +134,21 @@ def look(config: Config, world: World) -> Outlook:
         check_fits(tokenizer, model.vocab_size, str(source))
         data = [each.data for each in load_sources(config, tokenizer, planned)]
     steps = [first_steps(each, d, setup.ranks) for each, d, setup in zip(config.each(), data, setups, strict=True)]
-    accumulates = sum(max(map(len, of_source)) for of_source in steps) > setups[0].ranks
-    parts = [
-        part_of(each, setup, d, of_source, accumulates)
-        for each, setup, d, of_source in zip(config.each(), setups, data, steps, strict=True)
-    ]
+    parts = [part_of(*each) for each in zip(config.each(), setups, data, steps, strict=True)]
     return Outlook(source, model, machine, parts, asked.mfu)
 
 
-def part_of(config: Config, setup: Setup, data: Dataset | None, steps: list[list[Work]], accumulates: bool) -> Part:
+def part_of(config: Config, setup: Setup, data: Dataset | None, steps: list[list[Work]]) -> Part:
     """steps: micro-batches of the first steps, of all ranks."""
+    micro_batches = max(map(len, steps)) // setup.ranks
+    accumulates = micro_batches > 1 or bool(config.source)  # data.path's come first in a step
     fullest = max((work for step in steps for work in step), key=lambda work: memory(setup, work, accumulates).total)
     return Part(
         config,
         setup,
         data,
-        micro_batches=max(map(len, steps)) // setup.ranks,
+        micro_batches,
+        accumulates,
         fullest=fullest,
         held=memory(setup, fullest, accumulates),
         needed=sum(model_flops(setup, work) for step in steps for work in step) / len(steps),
@@ -194,7 +194,7 @@ def first_steps(config: Config, data: Dataset | None, ranks: int) -> list[list[W
     if data is not None:
         batches = [[data.groups[i] for i in data.global_batch(step)] for step in range(min(data.steps, SAMPLED))]
     share = data is None or data.share
-    limits = config.train.micro_batch_size, config.train.micro_batch_tokens
+    limits = config.train.micro_batch_size, config.train.micro_batch_tokens, config.flag("batch_size")
     steps = []
     for groups in batches:
         sizes = [Work.of([group], share).tokens for group in groups]
