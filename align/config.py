@@ -50,7 +50,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return [_convert(item, float, where) for item in items]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(str(value))  # inf where float(value) overflows
-    if kind is str and isinstance(value, str) and ("\\0" in value or not is_unicode(value)):
+    if kind is str and isinstance(value, str) and ("\0" in value or not is_unicode(value)):
         raise UserError(f"{where} must be text without NUL, in UTF-8, not {value!r}")
     if type(value) is kind:
         return value
