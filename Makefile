@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
 .PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
-.PHONY: bench-step rounds real kill
+.PHONY: bench-step reproduce rounds real kill fuzz soak
 
 setup: $(VENV)/ready
 
@@ -74,6 +74,14 @@ bench-generate: setup
 # 40 trainings killed at moments of all kinds and resumed: a table, and every one to the bit or an error
 kill: setup
 	$(BIN)/python -m benchmarks.kill
+
+# 10,000 mutated inputs of every kind that is read: a table, and an error where one is not refused in a line. SEED=7
+fuzz: setup
+	$(BIN)/python -m benchmarks.fuzz $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES))
+
+# 2,000 steps of a tiny model, whose memory, open files and threads must not grow
+soak: setup
+	$(BIN)/python -m benchmarks.soak
 
 # a training step beside TRL's, on the same work: make bench-step TRL=PYTHON, an interpreter that has trl; alone without
 bench-step: setup
