@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OLDEST_VENV ?= .venv-oldest
 
 .PHONY: setup demo test test-oldest test-lm-eval lint figures kernels-report gpu gpu-compare bench bench-generate
-.PHONY: bench-step reproduce rounds kill
+.PHONY: bench-step reproduce rounds real kill fuzz soak
 
 setup: $(VENV)/ready
 
@@ -75,6 +75,14 @@ bench-generate: setup
 kill: setup
 	$(BIN)/python -m benchmarks.kill
 
+# 10,000 mutated inputs of every kind that is read: a table, and an error where one is not refused in a line. SEED=7
+fuzz: setup
+	$(BIN)/python -m benchmarks.fuzz $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES))
+
+# 2,000 steps of a tiny model, whose memory, open files and threads must not grow
+soak: setup
+	$(BIN)/python -m benchmarks.soak
+
 # a training step beside TRL's, on the same work: make bench-step TRL=PYTHON, an interpreter that has trl; alone without
 bench-step: setup
 	$(BIN)/python -m benchmarks.step $(if $(TRL),--trl $(TRL)) $(if $(REPEATS),--repeats $(REPEATS))
@@ -87,3 +95,7 @@ reproduce: setup
 # two rounds on the toy world: respond, make pairs, train, and again
 rounds: setup
 	$(BIN)/python -m benchmarks.rounds
+
+# a real model made safe, before and after: make real MODEL=DIR DATA=DIR; hours on two cores, and it goes on where it was
+real: setup
+	$(BIN)/python -m benchmarks.real --model $(MODEL) --data $(DATA)

@@ -12,7 +12,6 @@ The others are compared with the first model. Stopped at any moment, the same co
 import argparse
 import gc
 import sys
-import traceback
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -142,16 +141,14 @@ def main(argv: list[str]) -> int:
             table = evaluate(options, world)
             if world.main:
                 print(f"\n{table}\n\nthe report is in {options.output / 'report.html'}", flush=True)
-    except UserError as error:
-        return complain(f"error: {error}", meeting, status=2)
     except stopping.Stopped as stopped:
-        return complain(str(stopped), meeting, status=128 + stopping.signalled)
+        return complain(str(stopped), 128 + stopping.signalled, meeting)
     except KeyboardInterrupt:  # before there is anything to keep, or in a chat
-        return complain("stopped", meeting, status=130)
+        return complain("stopped", 130, meeting)
     except BrokenPipeError:
         raise
-    except Exception:
-        return complain(traceback.format_exc(), meeting, status=1)
+    except Exception as error:
+        return complain(*command.failure(error), meeting)
     return 0
 
 

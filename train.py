@@ -11,7 +11,6 @@ import math
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -27,7 +26,7 @@ from align.coupled import global_inputs, with_rows
 from align.data import load_tokenizer
 from align.data.batches import Batch
 from align.data.tokenizer import check_fits
-from align.errors import UserError
+from align.determinism import make_deterministic
 from align.export import export_model
 from align.fingerprint import model_id
 from align.log import Log
@@ -64,6 +63,7 @@ def train(config: Config, world: World) -> Path | None:
             print(describe_plan(config, world))
         return None
     check_ranks(config.parallel, world)
+    make_deterministic(config.train.deterministic)
     folder = resolve_model(config.model.path)
     architecture = read_config(folder)
     check_weights(add_adapters(build_model(architecture, "meta"), **vars(config.lora)), folder)
@@ -222,18 +222,16 @@ def main(argv: list[str]) -> int:
                 print(f"the aligned model is in {folder}", flush=True)
                 if is_tiny:
                     print(report_tiny(Path(config.model.path), folder, Path(config.output)), flush=True)
-    except UserError as error:
-        return complain(f"error: {error}", meeting, status=2)
     except Stopped as stopped:
-        return complain(str(stopped), meeting, status=128 + (stopping.signalled or signal.SIGTERM))
+        return complain(str(stopped), 128 + (stopping.signalled or signal.SIGTERM), meeting)
     except BrokenPipeError:
         raise
-    except Exception:
-        return complain(traceback.format_exc(), meeting, status=1)
+    except Exception as error:
+        return complain(*command.failure(error), meeting)
     return 0
 
 
-def complain(text: str, meeting: Rendezvous, status: int) -> int:
+def complain(text: str, status: int, meeting: Rendezvous) -> int:
     """Say why we fail, if no other rank has: the rest fail of the same, or because the first has left them."""
     if meeting.first():
         print(text, file=sys.stderr, flush=True)

@@ -115,11 +115,13 @@ def save_checkpoint(folder: Path, step: int, run: Run, keep: int, world: World) 
 
 
 def leave_out(step: int, run: Run, sources: Sources, allowed: int, world: World) -> None:
-    """Go on without a step whose numbers are not finite. Raises UserError beyond the allowed ones."""
+    """Go on without a step whose numbers are not finite. Raises UserError beyond the allowed ones, or all."""
     run.bad_steps += 1
     reason = explain_step(sources, run.model, world)
     if run.bad_steps > allowed:
         raise UserError(f"step {step}: {reason}. To go on without such steps: --train.max_bad_steps {run.bad_steps}")
+    if run.bad_steps == sources[0].data.steps:
+        raise UserError(f"none of {run.bad_steps} steps could be taken, and the model as it was is no result: {reason}")
     for source in sources:
         source.loss.load_state(source.before)
     if world.main:

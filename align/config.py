@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import UserError, nearest
-from align.files import flatten, read_toml
+from align.files import flatten, is_unicode, reachable, read_toml
 from align.losses import LOSSES, loss_classes, loss_parameters, set_parameter
 from align.losses.table import overview
 from align.sections import (
@@ -50,6 +50,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return [_convert(item, float, where) for item in items]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(str(value))  # inf where float(value) overflows
+    if kind is str and isinstance(value, str) and ("\0" in value or not is_unicode(value)):
+        raise UserError(f"{where} must be text without NUL, in UTF-8, not {value!r}")
     if type(value) is kind:
         return value
     if where.startswith("--") and isinstance(value, str):  # flags are text; a TOML string is never taken for a number
@@ -186,7 +188,7 @@ def _read_flags(argv: list[str]) -> dict[str, Any]:
         if name in SWITCHES:
             if equals:
                 raise UserError(f"--{name} is a switch and takes no value")
-            flags[name] = True
+            flags[name] = "true"
         elif equals:
             flags[name] = value
         elif rest and not rest[0].startswith("--"):
@@ -198,7 +200,7 @@ def _read_flags(argv: list[str]) -> dict[str, Any]:
 
 def _config_file(name: str) -> Path:
     """A file, or the one of that name in configs/, which an install has, too."""
-    file = Path(name)
+    file = reachable(name)
     if file.suffix or file.exists():
         return file
     known = sorted(file.stem for file in CONFIGS.glob("*.toml"))
@@ -284,6 +286,7 @@ def help_text() -> str:
         "With neither --config nor --model: configs/tiny.toml, a toy world that runs on a laptop CPU.",
         "  --resume   continue from the newest whole checkpoint of --output",
         "  --override KEY,KEY   what may differ from the run that --resume continues, such as optim.lr",
+        "  --deterministic   the same bits again on the same machine (docs/determinism.md)",
         "  --plan     say what would be done (parameters, steps, memory, time, resolved configuration) and stop",
         "",
         "--loss NAME, with the parameters that --loss.KEY sets; several are added as --loss dpo+sft --loss.weights 1,0.5:",

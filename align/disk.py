@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from align.errors import UserError
+from align.files import reachable
 from align.models import Decoder
 from align.sections import Config
 
 
 def check_writable(flag: str, folder: Path) -> None:
     """Raise UserError where a folder neither is there to be written in nor could be made."""
-    there = existing(folder)
+    there = existing(reachable(folder))
     if there.exists() and not there.is_dir():
         raise UserError(f"{flag} {folder}: {'it' if there == folder else there} is a file; give a folder")
     try:

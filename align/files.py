@@ -4,17 +4,19 @@ import csv
 import gzip
 import json
 import math
+import os
 import re
 import tomllib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from align.errors import UserError, one_line
+from align.errors import UserError, one_line, shortened
 
+DEEPEST = 100  # lists and objects inside one another; a schema of tools has ten
 # an object with no other keys holds lists of rows
 SPLITS = {"train", "test", "validation", "valid", "dev", "data", "rows", "examples"}
 
@@ -26,6 +28,18 @@ class BrokenRow:
     problem: str
 
 
+def reachable(path: str | Path) -> Path:
+    """The path, whether or not there is a file. Raises UserError for one that no file can have, or none of ours."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, in a circle of links or a closed folder; with a NUL
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"{path}: {why}; give another path") from None
+    return Path(path)
+
+
 def local_file(path: str | Path) -> Path:
     """The file at this path; one of a data set of the Hub, hf://OWNER/NAME[:FILE], fetched into the Hub's cache.
 
@@ -33,7 +47,7 @@ def local_file(path: str | Path) -> Path:
     Raises UserError.
     """
     if not str(path).startswith("hf:"):
-        return Path(path)
+        return reachable(path)
     match = re.fullmatch(r"hf://(\w[\w.-]*/\w[\w.-]*)(?::(.+))?", str(path))
     if match is None:
         raise UserError(f"{path}: a data set of the Hub is written hf://OWNER/NAME or hf://OWNER/NAME:FILE")
@@ -93,8 +107,8 @@ def _json(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    row = _loads(line.rstrip("\n"))
-                except (ValueError, RecursionError) as error:
+                    row = loads(line.rstrip("\n"))
+                except ValueError as error:
                     row = BrokenRow(f"broken JSON ({str(error).replace('line 1 ', '')}){hint}")
                 yield f"{path}:{number}", row
 
@@ -105,13 +119,13 @@ def _whole(path: Path, first: str, rest: Callable[[], str]) -> list | None:
     first: its first line that is not empty; rest: gives what comes after it.
     """
     if not first.lstrip().startswith("["):
-        with suppress(ValueError, RecursionError):
-            if not _tables(_loads(first)):
+        with suppress(ValueError):
+            if not _tables(loads(first)):
                 return None
     text = first + rest()
     try:
-        value = _loads(text)
-    except (ValueError, RecursionError) as error:
+        value = loads(text)
+    except ValueError as error:
         if getattr(error, "msg", "") == "Extra data" or not text.lstrip().startswith("["):
             return None
         raise
@@ -129,9 +143,28 @@ def _tables(value: Any) -> dict[str, list]:
     return value if isinstance(value, dict) and value and value.keys() <= SPLITS else {}
 
 
-def _loads(text: str) -> Any:
-    """The JSON value, where no object has a key twice: json would keep the last one and not say so."""
-    return json.loads(text, object_pairs_hook=_once)
+def loads(text: str | bytes) -> Any:
+    """A JSON value. Raises ValueError, also for what is nested deeper than DEEPEST, and for an object with a key twice,
+    of which json would keep the last one and not say so.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    level, depth = [value], 0
+    while level := [inner for outer in level if isinstance(outer, list | dict) for inner in _inside(outer)]:
+        if (depth := depth + 1) > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+    return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether files can hold it: half of a surrogate pair, which JSON can name, is no character."""
+    return text.isascii() or not re.search("[\ud800-\udfff]", text)
+
+
+def _inside(value: list | dict) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -155,7 +188,7 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
                         raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns")
                     yield where, dict(zip(header, fields, strict=True))
                 if not header and len({*fields}) < len(fields):
-                    raise UserError(f"{where}: a column's name stands twice in {', '.join(fields)}")
+                    raise UserError(f"{where}: a column's name stands twice in {shortened(', '.join(fields))}")
                 header = header or fields
                 where = f"{path}:{lines.line_num + 1}"
         except csv.Error as error:
@@ -198,8 +231,11 @@ READERS = {
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object that a file of settings holds. Raises UserError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        value = loads(text)
+        if "\\ud" in text.lower() and not is_unicode(json.dumps(value, ensure_ascii=False)):
+            raise ValueError("it holds half of a surrogate pair")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({one_line(error)})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: must hold a JSON object")
@@ -212,8 +248,8 @@ def read_toml(path: Path, flag: str = "--config") -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {flag} takes a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # of a number of 5,000 digits too, and of 3,000 brackets
+        raise UserError(f"{path} is not valid TOML: {one_line(error)}") from None
 
 
 def to_toml(tables: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from align.files import write_text, writing
+from align.errors import UserError
+from align.files import loads, write_text, writing
 from align.tracker import Tracker
 
 # what the reader is shown of a step; metrics.jsonl has the rest
@@ -21,13 +22,23 @@ def trim_metrics(file: Path, step: int) -> None:
     if not file.exists():
         return
     kept = []
-    for line in file.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            break  # the half-written last line of a killed run
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):  # after the last end may be half a line
+        if step_of(line, f"{file}:{number}")["step"] <= step:
+            kept.append(line.decode() + "\n")
     write_text(file, "".join(kept))
+
+
+def step_of(line: bytes, where: str) -> dict[str, Any]:
+    """A line of metrics.jsonl. Raises UserError for what is none."""
+    try:
+        row = loads(line)
+        if type(row["step"]) is int and all(
+            type(v) is float or (type(v) is int and abs(v) < 2**63) for v in row.values()
+        ):
+            return row
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f"{where} is not a step's line of metrics; take it out, or give another folder")
 
 
 class Log:

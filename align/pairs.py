@@ -19,6 +19,7 @@ unsafe one. Whatever gives no row is counted.
 import argparse
 import json
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from align import command
 from align.data.messages import begin, first_words
 from align.errors import UserError, one_line
 from align.evals.flags import Parser
-from align.files import open_text, write_text
+from align.files import loads, open_text, write_text
 from align.judges.safety import safety
 
 Response = dict[str, Any]  # a line of align.respond
@@ -43,16 +44,24 @@ def read_responses(path: Path) -> dict[str, list[Response]]:
     try:
         with open_text(path) as lines:
             for number, text in enumerate(lines, 1):
-                one = json.loads(text)
-                said = {"response", "degenerate", "verdict"} <= one.keys() or "error" in one
-                if not said or not {"id", "prompt", "sample"} <= one.keys():
+                one = loads(text)
+                if not isinstance(one, dict):
+                    raise ValueError("a line is no object")
+                if not is_response(one):
                     raise UserError(f"{path}:{number} is no line of a response that align.respond writes")
                 found.setdefault(one["id"], []).append(one)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{path}: is not what align.respond writes ({one_line(error)})") from None
     if not found:
         raise UserError(f"{path}: holds no response")
     return found
+
+
+def is_response(one: Response) -> bool:
+    kinds: dict[str, type] = {"id": str, "sample": int, "prompt": list}
+    if "error" not in one:
+        kinds |= {"response": str, "degenerate": str, "verdict": dict}
+    return all(type(one.get(key)) is kind for key, kind in kinds.items())
 
 
 def usable(responses: list[Response], left_out: Counter[str]) -> list[Response]:
@@ -82,7 +91,10 @@ def is_safe(one: Response) -> bool:
 
 def score(one: Response) -> float:
     """How safe the judge finds a response. Raises UserError where it does not say."""
-    found = safety(one["verdict"])
+    try:
+        found = safety(one["verdict"])
+    except (TypeError, ValueError):  # of a verdict that somebody has edited
+        found = None
     if found is None:
         raise UserError(f"the verdict on response {one['id']}:{one['sample']} says nothing of safety: {one['verdict']}")
     return found

@@ -8,7 +8,7 @@ from align.data.formats import EMPTY_TURN, UNREADABLE, parse
 from align.data.messages import BadRow, begin, check_text, is_dialogue, without_nulls
 from align.data.rows import describe
 from align.data.templates import dialogue_messages
-from align.errors import UserError, one_line
+from align.errors import UserError, shortened
 from align.evals.files import read_file
 from align.evals.formats.generate import expected
 from align.evals.store import digest
@@ -39,7 +39,7 @@ def read_prompts(path: str | Path, column: str = "") -> tuple[list[dict[str, Any
             prompt = as_chat(row, column)
         except BadRow as problem:
             if problem.reason not in UNPAIRED:
-                raise UserError(f"{where}: {one_line(problem)}; fix the row, or take it out") from None
+                raise UserError(f"{where}: {problem}; fix the row, or take it out") from None
             left_out[problem.reason] += 1
             continue
         name = digest(prompt)
@@ -92,4 +92,4 @@ def asks(messages: Any) -> bool:
 
 
 def names(row: dict[str, Any]) -> str:
-    return ", ".join(str(key) for key in row if key != "file")
+    return shortened(", ".join(str(key) for key in row if key != "file"))

@@ -26,7 +26,7 @@ from align.evals.run import check_responses, item_records, task_of
 from align.evals.scoring.judging import Judge, judge_records, judge_spec
 from align.evals.store import CHUNK, digest
 from align.evals.suites import Benchmark
-from align.files import kind_of
+from align.files import kind_of, loads, reachable
 from align.judges.degenerate import degenerate
 from align.judges.exact import EXACT_JUDGES
 from align.judges.safety import safety
@@ -111,7 +111,7 @@ def system_text(given: str) -> str:
     """What --system says: a text, or the file that holds it. A text has more than one word."""
     if len(given.split()) != 1:
         return given.strip()
-    if not Path(given).is_file():
+    if not reachable(given).is_file():
         raise UserError(f"--system {given}: no such file; a text has more than one word")
     return read_text(Path(given)).strip()
 
@@ -126,7 +126,7 @@ def written(file: Path, run: str) -> int:
             if not text.endswith(b"\n"):
                 break  # the half-written last line of a killed run
             try:
-                other = json.loads(text)["run"] != run
+                other = loads(text)["run"] != run
             except (ValueError, KeyError, TypeError):
                 raise UserError(
                     f"{file}:{number} is no line of a response; give another --output, or take the file away"

@@ -29,7 +29,7 @@ FREE_KEYS = (
 )
 # what earlier versions called something else
 RETIRED = {"parallel.activation_checkpointing": "parallel.checkpointing; write full for true, none for false"}
-MAX_STEPS = 10**9
+MAX_STEPS, MAX_GPUS = 10**9, 10**5
 MAX_LENGTH = 1024  # where neither data.max_length nor the model's context says less
 
 
@@ -109,6 +109,9 @@ class TrainSection:
     )
     micro_batch_size: int = key(0, "most prompts per rank in one forward pass; 0: any number", at_least=0)
     seed: int = key(0, "seed of the data order and of fresh adapters", at_least=0, at_most=2**40)
+    deterministic: bool = key(
+        False, "the same bits again on the same machine, in some operations slower; --deterministic"
+    )
     eval_every: int = key(0, "steps between measurements on data.eval_path; 0: only after the last one", at_least=0)
     stop_when: str = key("", 'a rule on those measurements that ends the run, such as "eval/rewards/accuracy >= 0.98"')
     checkpoint_every: int = key(0, "steps between checkpoints; 0: only the last one", at_least=0)
@@ -195,7 +198,7 @@ class SourceSection:
 class PlanSection:
     """For what machine --plan plans; no file can ask for a plan."""
 
-    gpus: int = key(0, "plan for this many GPUs, wherever it runs; 0: for this machine", at_least=0)
+    gpus: int = key(0, "plan for this many GPUs, wherever it runs; 0: for this machine", at_least=0, at_most=MAX_GPUS)
     memory: float = key(0.0, "GiB of each; 0: 80, or what this machine has", at_least=0, below=math.inf)
     tflops: float = key(
         0.0,
@@ -264,8 +267,8 @@ class Config:
 
 
 SECTIONS = ("model", "lora", "data", "loss", "reference", "train", "optim", "parallel")
-SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output"}
-SWITCHES = ("resume", "plan")
+SHORTHANDS = {"model": "model.path", "data": "data.path", "output": "output", "deterministic": "train.deterministic"}
+SWITCHES = ("resume", "plan", "deterministic")
 # metrics begin with a source's name, and with these
 TAKEN = ("data", "eval", "rewards", "logps", "log_ratios")
 

@@ -83,6 +83,15 @@ def test_numbers_that_are_none(refused, flag, value, said, plan):
     assert said in refused(*([flag] if value is None else [flag, value]), *plan)
 
 
+def test_a_plan_refuses_what_the_run_would(refused):
+    for plan in ([], ["--plan"]):
+        assert "lora.rank 1000000000000: self_attention.query_key_value has rank" in refused(
+            "--lora.rank", "1000000000000", *plan, rows=[{**ROW, "prompt": f"Say {i}."} for i in range(4)]
+        )
+    huge = ["--train.batch_size", "1000000000000", "--plan.gpus", "8"]
+    assert train.main(["--model", str(MODEL), "--loss", "nca", "--output", "none", *huge]) == 2
+
+
 def test_more_epochs_than_ever_end(refused):
     assert "train.epochs 1e+12: of 4 prompts they are more than 1,000,000,000 steps; lower it" in refused(
         "--train.epochs", "1e12", rows=[{**ROW, "prompt": f"Say {i}."} for i in range(4)]

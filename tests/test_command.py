@@ -9,6 +9,8 @@ import sys
 
 from conftest import ROOT
 
+from align.command import failure
+
 # what prints without doing anything first
 COMMANDS = [
     "train --help",
@@ -104,3 +106,13 @@ def test_a_sum_of_losses_is_described_part_by_part(capsys):
     assert main(["dpo+sft"]) == 0
     said = capsys.readouterr().out
     assert said.index("--loss dpo\n") < said.index("--loss sft\n") and "--loss.weights" in said
+
+
+def test_what_the_disk_refuses_is_a_line_and_a_bug_is_not():
+    text, status = failure(OSError(36, "File name too long", "x" * 300))
+    assert status == 2 and text.startswith("error: xxx") and text.endswith(": File name too long") and len(text) < 260
+    try:
+        raise OSError("of nothing that has a name")
+    except OSError as error:
+        text, status = failure(error)
+    assert status == 1 and text.startswith("Traceback")

@@ -214,3 +214,10 @@ def test_a_table_for_one_loss_beats_the_one_for_all_in_any_order(tmp_path):
         assert load_config(["--config", str(file), "--model", "m", "--data", "d"]).loss.parameters["beta"] == 0.2
         both = load_config(["--config", str(file), "--model", "m", "--data", "d", "--loss", "nca+dpo"])
         assert both.loss.parameters["nca.beta"] == 0.2 and both.loss.parameters["dpo.beta"] == 0.7
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\udcff"])
+def test_a_text_that_no_file_can_hold(text):
+    assert "must be text without NUL, in UTF-8" in refuse(
+        load_config, ["--model", "m", "--data", text, "--loss", "nca"]
+    )

@@ -14,7 +14,7 @@ from align.losses import LOSSES, loss_classes, loss_parameters
 from align.losses.pages import MAP, PAGES, page, with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 FILES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 DISPLAY, INLINE = re.compile(r"\$\$(.*?)\$\$", re.DOTALL), re.compile(r"\$([^$\n]+)\$")
 EACH_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -7,7 +7,18 @@ import pytest
 from conftest import refuse
 
 from align.errors import one_line
-from align.files import BrokenRow, atomic, kind_of, read_json, read_records, read_toml, write_json, write_text
+from align.files import (
+    BrokenRow,
+    atomic,
+    kind_of,
+    loads,
+    local_file,
+    read_json,
+    read_records,
+    read_toml,
+    write_json,
+    write_text,
+)
 
 
 def records(path, **kwargs):
@@ -108,3 +119,28 @@ def test_only_a_whole_file_bears_the_name(tmp_path):
 def test_a_message_is_one_line():
     assert one_line(ValueError("a\n  b")) == "a b" and one_line(KeyError()) == "KeyError"
     assert one_line(ValueError("a\nb"), with_type=True) == "ValueError: a b"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 3000 + "]" * 3000, "[" * 200 + "]" * 200, '{"a": 1, "a": 2}', "9" * 5000, '{"a": "\\ud800"}', "{"]
+)
+def test_json_that_is_no_setting(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    assert refuse(read_json, tmp_path / "a.json").startswith(f"{tmp_path}/a.json: not readable as JSON (")
+    if "ud800" not in text:  # a row is told apart from its file by the caller
+        with pytest.raises(ValueError):
+            loads(text)
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "9" * 5000, "{a=" * 3000 + "1" + "}" * 3000, '"\\ud800"'])
+def test_toml_that_is_no_setting(tmp_path, value):
+    (tmp_path / "a.toml").write_text(f"[train]\nsteps = {value}\n")
+    assert refuse(read_toml, tmp_path / "a.toml").startswith(f"{tmp_path}/a.toml is not valid TOML: ")
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    assert "File name too long" in refuse(local_file, tmp_path / ("x" * 300))
+    assert "null byte" in refuse(local_file, tmp_path / "a\0b")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "symbolic links" in refuse(local_file, tmp_path / "loop")
+    assert local_file(tmp_path / "none.jsonl") == tmp_path / "none.jsonl"

@@ -6,10 +6,12 @@ import types
 
 import pytest
 import torch
+from conftest import refuse
 
 from align.config import load_config
 from align.errors import UserError
-from align.log import Log
+from align.evals.report.curves import read_metrics
+from align.log import Log, trim_metrics
 from align.losses import LossInputs, build_loss
 from align.metrics import SUMS, StepSums, step_metrics
 from align.tracker import open_tracker
@@ -138,3 +140,17 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_runs(monkeyp
     with pytest.raises(UserError, match=r"train\.tracker wandb: the package is not installed; pip install wandb"):
         load_config(["--model", "m", "--data", "d", "--train.tracker", "wandb"])
     assert open_tracker("none", "", {}, 0) is None
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b"[1]", b"{}", b'{"step": "1"}', b'{"step": 1, "loss": []}', b"[" * 3000, b"{"]
+)
+def test_a_line_that_is_no_step_is_named(tmp_path, line):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    for read in (read_metrics, lambda file: trim_metrics(file, 1)):
+        assert refuse(read, file).startswith(f"{file}:2 is not a step's line of metrics")
+    file.write_bytes(b'{"step": 1}\n{"step": 2}\n{"ste')  # what a kill leaves
+    assert len(read_metrics(file)) == 2
+    trim_metrics(file, 1)
+    assert file.read_bytes() == b'{"step": 1}\n'

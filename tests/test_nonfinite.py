@@ -69,6 +69,14 @@ def test_so_many_are_left_out_and_no_more(flags, spoil, tmp_path, capsys):
     assert "error: step 3: the loss of 1 of its 4 prompts" in said.err and "max_bad_steps 2" in said.err
 
 
+def test_a_run_of_no_step_at_all_exports_nothing(flags, spoil, tmp_path, capsys):
+    spoil({1}, first_is_nan)
+    assert train.main([*flags, "--train.steps", "1", "--train.max_bad_steps", "9"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "error: none of 1 steps could be taken" in said
+    assert not (tmp_path / "out" / "model").exists()
+
+
 def test_a_step_left_out_changes_nothing(flags, spoil, tmp_path):
     """The last step's: the weights are those of three steps, and each line of the metrics is finite."""
     more = ["--optim.schedule", "constant", "--optim.warmup", "0"]

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120
-HELD = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+HELD = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 HELD += sorted((ROOT / "docs").rglob("*.md"))
 
 

@@ -7,6 +7,7 @@ import torch
 from conftest import GOLDEN
 from torch.nn.attention import varlen
 
+from align.determinism import make_deterministic
 from align.models import load_model
 from align.stream import Run, stream_of, stream_of_rows
 
@@ -161,3 +162,19 @@ def test_varlen_attention_sees_what_rows_see(variant, share, groups, monkeypatch
     torch.testing.assert_close(found, rows, rtol=0, atol=1e-11)
     for ours, theirs in zip(gradients(model, found), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_varlen_attention_splits_no_keys_where_the_bits_count(monkeypatch):
+    splits = []
+
+    def split(*arguments, num_splits=None, **more):
+        splits.append(num_splits)
+        return flash(*arguments, **more)
+
+    monkeypatch.setattr(varlen, "varlen_attn", split)
+    model = load_model(GOLDEN / "falcon2_11b", dtype=torch.float64)
+    model.set_kernels(attention="varlen")
+    for on in (True, False):
+        make_deterministic(on)
+        model(stream_of(random_groups(2, 2), True))
+    assert {*splits[: len(splits) // 2]} == {1} and {*splits[len(splits) // 2 :]} == {None}

@@ -89,6 +89,20 @@ def split_batch(
 ) -> list[tuple[list[int], int]]:
     """This rank's micro-batches of a global batch: (positions in the batch, how many of them are real), each in turn.
 
+    Those of cut_batch, of which a rank takes every world_size-th.
+    """
+    return cut_batch(sizes, world_size, max_prompts, max_tokens, flag)[rank::world_size]
+
+
+def cut_batch(
+    sizes: Sequence[int],
+    world_size: int,
+    max_prompts: int = 0,
+    max_tokens: int = 0,
+    flag: str = "--train.batch_size",
+) -> list[tuple[list[int], int]]:
+    """All ranks' micro-batches of a global batch: (positions in the batch, how many of them are real).
+
     sizes: tokens of the batch's groups. world_size: how many ranks. A micro-batch has at most max_prompts groups and
     max_tokens tokens, but always one group; 0: any number. Every rank gets equally many micro-batches, because collectives
     must match, and they hold nearly equally many tokens; one left without prompts holds a filler group and counts 0 real
@@ -125,8 +139,7 @@ def split_batch(
         largest = max((chunk for chunk in chunks if len(chunk) > 1), key=lambda chunk: sum(sizes[p] for p in chunk))
         at, half = chunks.index(largest), len(largest) // 2
         chunks[at : at + 1] = [largest[:half], largest[half:]]
-    counted = [(chunk, len(chunk)) for chunk in chunks] + [(ordered[-1:], 0)] * (n_chunks - len(chunks))
-    return counted[rank::world_size]
+    return [(chunk, len(chunk)) for chunk in chunks] + [(ordered[-1:], 0)] * (n_chunks - len(chunks))
 
 
 def stream_tokens(group: Group, share: bool) -> int:

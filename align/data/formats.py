@@ -1,6 +1,5 @@
 """The formats that a row may have: from a file's record to a prompt, its responses, and what is known of them."""
 
-import json
 import re
 from os.path import commonprefix
 from typing import Any
@@ -21,7 +20,8 @@ from align.data.messages import (
     says_nothing,
     without_nulls,
 )
-from align.files import BrokenRow
+from align.errors import shortened
+from align.files import BrokenRow, loads
 
 FORMATS = (
     ("prompt", "chosen", "rejected"),
@@ -52,7 +52,8 @@ def parse(record: Any) -> tuple[str, dict[str, Any]]:
         possible = ", or ".join(" + ".join(keys) for keys in FORMATS)
         alone = " (text stands alone)" if used else ""
         raise BadRow(
-            "missing fields", f"has the keys {', '.join(record) or '(none)'}, but a row needs {possible}{alone}"
+            "missing fields",
+            f"has the keys {shortened(', '.join(record)) or '(none)'}, but a row needs {possible}{alone}",
         )
     if unreadable := [key for key in UNREADABLE if record.get(key)]:
         raise BadRow("unreadable column", f"the column {unreadable[0]} changes the prompt, and is not supported")
@@ -90,7 +91,7 @@ def _unquoted(text: str, name: str) -> Any:
     if not re.match(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""", text):
         return text
     try:
-        return without_nulls(json.loads(text))
+        return without_nulls(loads(text))
     except ValueError:
         raise BadRow("bad messages", f"{name} is chat messages as text that is not JSON; write them as JSON") from None
 
@@ -122,7 +123,7 @@ def _with_system(prompt: Any, system: object) -> tuple[Any, str]:
 def _tools(tools: Any) -> list[dict] | None:
     if isinstance(tools, str):
         try:
-            tools = without_nulls(json.loads(tools or "[]"))
+            tools = without_nulls(loads(tools or "[]"))
         except ValueError:
             raise BadRow("bad tools", "tools is not JSON") from None
     if not tools:

@@ -1,10 +1,10 @@
 """Chat messages and Human/Assistant text: what a turn may hold, read so that every kind of file means the same."""
 
-import json
 import re
 from typing import Any
 
-from align.errors import UserError, one_line
+from align.errors import UserError
+from align.files import loads
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 SPEAKERS = {"user": HUMAN, "assistant": ASSISTANT}
@@ -23,9 +23,7 @@ class BadRow(Exception):
         self.reason = reason
 
     def error(self, where: str) -> UserError:
-        return UserError(
-            f"{where}: {one_line(self)}; fix the row, or skip and count such rows with --data.bad_rows drop"
-        )
+        return UserError(f"{where}: {self}; fix the row, or skip and count such rows with --data.bad_rows drop")
 
 
 def without_nulls(value: Any) -> Any:
@@ -91,7 +89,7 @@ def _call(call: object, name: str) -> dict:
     # written as JSON text by many; templates and servers take the object
     if isinstance(arguments, str):
         try:
-            arguments = without_nulls(json.loads(arguments or "{}"))
+            arguments = without_nulls(loads(arguments or "{}"))
         except ValueError:
             raise BadRow("bad messages", f"{name}: the arguments of {function['name']} are not JSON") from None
     function = function | {"arguments": arguments}

@@ -11,7 +11,6 @@ A file holds rows of one format (docs/data.md shows each):
 A row that cannot be trained on is never silently repaired: it is an error that names its line, or a counted drop.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 from align.data.formats import EMPTY_TURN, parse
 from align.data.messages import BadRow
 from align.errors import UserError
-from align.files import BrokenRow, kind_of, local_file, read_records
+from align.files import BrokenRow, kind_of, loads, local_file, read_records
 
 BAD_ROWS = ("auto", "error", "drop")
 KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
@@ -113,7 +112,7 @@ def _from_cells(record: dict) -> dict | BrokenRow:
             values[key] = text.lower() in ("true", "1")
         elif key in ("responses", "scores", "tools"):
             try:
-                values[key] = json.loads(text)
+                values[key] = loads(text)
             except ValueError:
                 return BrokenRow(f"{key}: in a table a list must be written as JSON")
     return values

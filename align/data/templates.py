@@ -1,16 +1,20 @@
 """Chat templates: where a model folder has its own, and what a template may do."""
 
+import inspect
 import json
-from datetime import datetime
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from align.data import sandbox
 from align.data.messages import dialogue_turns
 from align.errors import UserError, one_line
+
+TOO_MUCH = f"it takes more than {sandbox.SECONDS:g} s or {sandbox.MEMORY // 2**20} MiB"
 
 # Falcon2-11B's format. Nothing closes a turn: the end-of-text token comes after the last response only.
 FALCON = r"""{%- for message in messages -%}
@@ -30,29 +34,52 @@ FALCON = r"""{%- for message in messages -%}
 """
 
 
-class _Generation(Extension):
-    """{% generation %} ... {% endgeneration %}: some published templates mark a response so. It renders as its body."""
+class Renderer:
+    """The process of align/data/sandbox.py: one for all templates, started when the first is there."""
 
-    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.lock = threading.Lock()
+        os.register_at_fork(after_in_child=self.forget)  # two processes would read each other's answers
 
-    def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def __call__(self, source: str, variables: dict[str, Any] | None = None) -> str:
+        """The rendered text; without variables nothing, for a template that parses. Raises ValueError, which says why."""
+        request = json.dumps([source, variables], default=str).encode() + b"\n"
+        with self.lock:
+            self.process = process = self.process or subprocess.Popen(
+                [sys.executable, "-P", "-c", inspect.getsource(sandbox) + "main()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            assert process.stdin and process.stdout
+            try:
+                with suppress(BrokenPipeError):  # it has ended, as the answer says
+                    process.stdin.write(request)
+                    process.stdin.flush()
+                answer = process.stdout.readline()
+            except BaseException:  # a signal: what the process still says must not be taken for the next answer
+                self.end()
+                raise
+            if not answer:
+                self.end()
+                raise ValueError(TOO_MUCH)
+        kind, text = json.loads(answer)
+        if kind == "refused":
+            raise ValueError(text)
+        return text
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+    def forget(self) -> None:
+        self.process, self.lock = None, threading.Lock()
 
 
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # jinja2's filter escapes <, > and & for HTML
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+rendered = Renderer()
 
 
 class ChatTemplate:
@@ -63,16 +90,9 @@ class ChatTemplate:
 
     def __init__(self, source: str, where: str, special_tokens: dict[str, str] | None = None):
         self.source, self.where, self.special_tokens = source, where, special_tokens or {}
-        # a template comes with a download: it may read what it is given and nothing else
-        env = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-        )
-        env.filters["tojson"] = _tojson
-        env.globals["raise_exception"] = _raise_exception
-        env.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
         try:
-            self.template = env.from_string(source)
-        except jinja2.TemplateError as error:
+            rendered(source)
+        except (ValueError, RecursionError, OSError) as error:
             raise UserError(f"{where}: the chat template does not parse ({one_line(error)})") from None
 
     @classmethod
@@ -90,16 +110,10 @@ class ChatTemplate:
 
         Raises UserError when the template refuses the messages or fails on them.
         """
+        variables = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": tools}
         try:
-            return self.template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=tools,
-                documents=None,
-                **self.special_tokens,
-            )
-        # whatever fails in there is the template's error, which the user can fix
-        except Exception as error:
+            return rendered(self.source, {**variables, "documents": None, **self.special_tokens})
+        except (ValueError, RecursionError, OSError) as error:
             raise UserError(f"{self.where}: the chat template refuses these messages ({one_line(error)})") from None
 
 
@@ -118,8 +132,8 @@ def folder_template(
         return ChatTemplate(source, "Falcon2's chat template (the tokenizer has none)", special_tokens)
     where = f"{folder}/tokenizer_config.json"
     if isinstance(configured, list):
-        configured = {entry.get("name"): entry.get("template") for entry in configured if isinstance(entry, dict)}
-        configured = configured.get("default")
+        named = [entry for entry in configured if isinstance(entry, dict) and entry.get("name") == "default"]
+        configured = named[-1].get("template") if named else None
     if not isinstance(configured, str):
         raise UserError(f'{where}: chat_template must be text, or a list of named ones with a "default"')
     return ChatTemplate(configured, where, special_tokens)

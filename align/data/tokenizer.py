@@ -1,11 +1,13 @@
 """A model folder's tokenizer: its vocabulary, its special tokens and its chat template."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import tokenizers
 
@@ -16,6 +18,7 @@ from align.files import read_json
 
 # the key of tokenizer_config.json for what a chat template cannot say: how training put plain text to the model
 TRAINED_TEMPLATE = "align_template"
+SAMPLE = "Two words, 3 signs: é你.\n"  # a file can be read and still fail on the first text
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,16 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text with nothing added around it. A special token spelled in it becomes that token."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        with readable(self.folder):
+            return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with readable(self.folder):
+            return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        with readable(self.folder):
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special)
 
     def render(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
         """The messages through the chat template. Raises UserError naming it when it refuses them."""
@@ -117,15 +123,14 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; a model folder needs its tokenizer.json")
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    # the library raises a plain Exception, whatever is wrong with the file
-    except Exception as error:
-        raise UserError(f"{path}: not a readable tokenizer ({one_line(error)})") from None
-    # a saved file may carry either, and would silently go on applying it
-    backend.no_truncation()
-    backend.no_padding()
     config, special, listed = folder_settings(folder)
+    with unheard(), readable(path):
+        backend = tokenizers.Tokenizer.from_file(str(path))
+        # a saved file may carry either, and would silently go on applying it
+        backend.no_truncation()
+        backend.no_padding()
+        first = backend.encode("", add_special_tokens=True).ids[:1]
+        backend.encode(f"{SAMPLE}{SAMPLE}")
     ids = {key: backend.token_to_id(special[key]) for key in special}
     for key in ("bos_token", "eos_token", "pad_token"):
         if key in ids and ids[key] is None:
@@ -135,7 +140,6 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     eos_id = ids.get("eos_token", listed[0] if listed else None)
     if eos_id is None:
         raise UserError(f"{folder}: tokenizer_config.json names no eos_token, config.json no eos_token_id; add one")
-    first = backend.encode("", add_special_tokens=True).ids[:1]
     bos_id = ids.get("bos_token", first[0] if first and first[0] != eos_id else None)
     adds_bos = bos_id is not None and config.get("add_bos_token", first == [bos_id])
     special["eos_token"] = cast(str, backend.id_to_token(eos_id))
@@ -159,6 +163,31 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     )
 
 
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Whatever the tokenizers library raises inside, as a UserError that names the file."""
+    try:
+        yield
+    # a plain Exception, whatever is wrong with the file; where its Rust panics, what is not even that
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{path}: not a readable tokenizer ({one_line(error)})") from None
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Nothing that is written to stderr inside is seen: Rust writes its panics there, past Python, in many lines."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
     """What a model folder says about its tokenizer, besides tokenizer.json.
 
@@ -166,6 +195,7 @@ def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
     ("eos_token" and so on), and the eos_token_id, an id or a list, of generation_config.json, else of config.json.
     """
     config = _settings(folder / "special_tokens_map.json")
+    config = {key: value for key, value in config.items() if value is not None}
     config |= {key: value for key, value in _settings(folder / "tokenizer_config.json").items() if value is not None}
     special = {}
     for key, token in config.items():
@@ -173,10 +203,17 @@ def folder_settings(folder: Path) -> tuple[dict, dict[str, str], list[int]]:
         content = token.get("content") if isinstance(token, dict) else token
         if key.endswith("_token") and isinstance(content, str):
             special[key] = content
+        elif key in ("bos_token", "eos_token", "pad_token"):
+            raise UserError(
+                f"{folder}: {key} of tokenizer_config.json or special_tokens_map.json must be text, not {token!r}"
+            )
     # of the two the first that names any counts, as in transformers and vLLM
     named = (_settings(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json"))
-    eos: int | list[int] = next((ids for ids in named if ids not in (None, [])), [])
-    return config, special, eos if isinstance(eos, list) else [eos]
+    eos: Any = next((ids for ids in named if ids not in (None, [])), [])
+    eos = eos if isinstance(eos, list) else [eos]
+    if not all(type(i) is int for i in eos):
+        raise UserError(f"{folder}: eos_token_id must be an id, or a list of ids, not {eos!r}")
+    return config, special, eos
 
 
 def _settings(file: Path) -> dict:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from align.data.messages import REASONING
+from align.files import loads
 
 # templates put these where they like: first, or before the last question
 MOVED = ("system", "developer")
@@ -91,7 +92,7 @@ def leaves(value: Any) -> Iterator[Any]:
     """The texts and numbers in the arguments of a call; the object's text where it is written as JSON."""
     if isinstance(value, str) and value.lstrip()[:1] == "{":
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError:
             yield value
             return

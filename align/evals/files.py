@@ -1,11 +1,13 @@
 """Benchmark files as people download them: rows of .jsonl, .json, .csv, .tsv, .txt or .parquet, in one file or many."""
 
+import json
 import zlib
 from collections.abc import Iterator, Sequence
+from glob import glob
 from pathlib import Path
 
-from align.errors import UserError, one_line
-from align.files import READERS, BrokenRow, kind_of, open_text, read_records
+from align.errors import UserError, one_line, shortened
+from align.files import READERS, BrokenRow, is_unicode, kind_of, open_text, reachable, read_records
 
 
 def locate(data_dir: str | Path, name: str, get: str = "") -> list[Path]:
@@ -13,11 +15,12 @@ def locate(data_dir: str | Path, name: str, get: str = "") -> list[Path]:
 
     get: a line that says where to download them, which the UserError for missing files shows.
     """
-    path = Path(data_dir) / name
+    path = reachable(Path(data_dir) / name)
     if path.is_dir():
         files = [file for file in path.iterdir() if file.is_file() and kind_of(file) in READERS]
     elif "*" in name:
-        files = [file for file in Path(data_dir).glob(name) if file.is_file()]
+        found = glob(name, root_dir=data_dir, recursive=True)  # pathlib's takes no absolute pattern
+        files = [file for file in (Path(data_dir) / one for one in found) if file.is_file()]
     else:
         files = [path] if path.is_file() else []
     if not files:
@@ -41,6 +44,8 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, di
             raise UserError(f"{where}: {row.problem}")
         if not isinstance(row, dict):
             raise UserError(f"{where}: a row must be a JSON object, this is a {type(row).__name__}")
+        if not is_unicode(json.dumps(row, ensure_ascii=False, default=str)):
+            raise UserError(f"{where}: the row holds half of a surrogate pair")
         found = True
         yield where, {"file": stem, **row}
     if not found:
@@ -66,11 +71,10 @@ def text_of(row: dict, key: str, where: str) -> str:
         kind = (
             "is missing" if value is None else "is empty" if value in ("", [], {}) else f"must be text, not {value!r}"
         )
-        raise UserError(f"{where}: {key} {kind}; the row has {', '.join(str(k) for k in row if k != 'file')}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: {key} holds half of a surrogate pair") from None
+        names = shortened(", ".join(str(k) for k in row if k != "file"))
+        raise UserError(f"{where}: {key} {kind}; the row has {names}")
+    if not is_unicode(value):
+        raise UserError(f"{where}: {key} holds half of a surrogate pair")
     return value
 
 

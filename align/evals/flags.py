@@ -1,9 +1,11 @@
 """The command line of eval.py."""
 
 import argparse
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from align.config import NUMBERS
 from align.errors import UserError
 from align.evals.suites import suite_names
 
@@ -13,9 +15,18 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, epilog: str):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+        for kind in (int, float):
+            self.register("type", kind, partial(number, kind))
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; python {self.prog} --help lists the flags")
+
+
+def number(kind: type, text: str) -> Any:
+    """As train.py's flags have numbers, and none beyond what a tensor holds. Raises ValueError."""
+    if not NUMBERS[kind].fullmatch(text) or abs(kind(text)) >= 2**63:
+        raise ValueError
+    return kind(text)
 
 
 def read_flags(argv: list[str]) -> argparse.Namespace:

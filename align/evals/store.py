@@ -1,8 +1,9 @@
 """The results of an evaluation so far, in a file that survives a kill: records.jsonl.
 
-A line is one chunk of a benchmark: one model's records, or one judge's verdicts on them. A line's key is a hash of all
-that its content depends on (weights, prompts, settings), so the same command resumes where it was stopped, a second
-command with one more model computes only that model, and nothing stale is used. Lines are only ever appended.
+A line is one chunk of a benchmark: one model's records, or one judge's verdicts on them, with a hash of itself: one
+that was edited or damaged is refused, as nobody could tell a response that a model gave from another. A line's key is a
+hash of all that its content depends on (weights, prompts, settings), so the same command resumes where it was stopped,
+a second command with one more model computes only that model, and nothing stale is used. Lines are only ever appended.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import UserError
-from align.files import writing
+from align.files import loads, writing
 
 CHUNK = 64  # prompts that are generated for, judged and written together: what a kill costs at most
 
@@ -39,15 +40,31 @@ def folder_digest(folder: Path) -> str:
     return digest(sums)
 
 
+def sealed(entry: dict[str, Any]) -> str:
+    """The text of a line, whose last key is a hash of the rest."""
+    return json.dumps(entry | {"hash": digest(entry)})
+
+
+def entry_of(line: bytes) -> dict[str, Any] | None:
+    """What was written as a line; None for anything else. An older store has no hashes, and a response under "answer"."""
+    try:
+        entry = loads(line)
+        whole = entry.pop("hash", None) in (None, digest(entry))
+        if not whole or type(entry["key"]) is not str or type(entry["chunk"]) is not int:
+            return None
+        return entry | {"found": [renamed(found) for found in entry["found"]]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def renamed(found: dict) -> dict:
-    """A record under today's names: an older store has the response under "answer"."""
     if not {"answer", "finish"} <= found.keys():
         return found
     return {"response" if key == "answer" else key: value for key, value in found.items()}
 
 
 class Store:
-    """records.jsonl of an output folder: {"key": hash, "chunk": number, "found": [one object per prompt]} on each line.
+    """records.jsonl of an output folder: {"key", "chunk": number, "found": [one object per prompt], "hash"} on each line.
 
     Every rank reads it; rank 0 writes it.
     """
@@ -69,13 +86,13 @@ class Store:
             for number, line in enumerate(stream, 1):
                 if not line.endswith(b"\n"):
                     break
-                try:
-                    entry = json.loads(line)
-                    self.found[entry["key"], entry["chunk"]] = [renamed(found) for found in entry["found"]]
-                except (ValueError, KeyError, TypeError, AttributeError):
+                entry = entry_of(line)
+                if entry is None:
                     raise UserError(
-                        f"{self.file}:{number} is not a line of an evaluation; fix it, or give another --output"
-                    ) from None
+                        f"{self.file}:{number} is not a line of an evaluation, or has changed since it was written; remove "
+                        "that line, or give another --output"
+                    )
+                self.found[entry["key"], entry["chunk"]] = entry["found"]
                 whole += len(line)
         return whole
 
@@ -84,7 +101,7 @@ class Store:
 
     def add(self, key: str, chunk: int, found: list[dict]) -> None:
         """Keep the results of a chunk: on disk once this returns."""
-        line = json.dumps({"key": key, "chunk": chunk, "found": found}) + "\n"
+        line = sealed({"key": key, "chunk": chunk, "found": found}) + "\n"
         if self.writes:
             with writing(self.file, "that mended, the same command resumes from here"):
                 self.stream.write(line.encode())

@@ -10,7 +10,7 @@ configs/eval/ has those of the paper and of the field; `--suite FILE.toml` takes
     get = "where to get it, for the message that it is missing"
     judges = ["guard"]           # the first one's verdicts give the scores, the others are compared with it
     axis = "safety"              # which side of the trade-off: safety, capability, over-refusal; none: only listed
-    metric = "acc_norm"          # the headline, if not the first (align/evals/scoring/scores.py lists them)
+    metric = "acc_norm"          # the headline, if not the first (align/evals/scoring/metrics.py lists them)
     max_new_tokens = 256         # generate: of a response
     stop = ["\\n\\n"]              # generate: texts that end a response
     template = "auto"            # how prompts become text: auto, as in training; chat or none (docs/data.md)
@@ -21,15 +21,15 @@ and of a summary: [summary.NAME] with title, axis and mean_of = ["benchmark", "b
 `guard` that judges it where the command line names none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from align.config import CONFIGS
 from align.data.formatter import TEMPLATES
 from align.errors import UserError, nearest
-from align.files import read_toml
+from align.evals.scoring.metrics import METRICS
+from align.files import reachable, read_toml
 
 SUITES = CONFIGS / "eval"
 KINDS = ("generate", "choice", "perplexity", "preference")
@@ -83,7 +83,7 @@ def suite_names() -> list[str]:
 
 def read_suite(name: str) -> Suite:
     """A suite by name or file, its keys checked and its data not yet read. Raises UserError naming the key and the fix."""
-    file = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
+    file = reachable(name if name.endswith(".toml") else SUITES / f"{name}.toml")
     if not file.is_file() and not name.endswith(".toml"):
         near = nearest(name, suite_names())
         raise UserError(
@@ -94,6 +94,9 @@ def read_suite(name: str) -> Suite:
     for key in tables:
         if key not in known:
             raise UserError(f"{file}: {key} is not a key of a suite{nearest(key, known)}; it has {', '.join(known)}")
+    for key in ("title", "guard"):
+        if not isinstance(tables.get(key, ""), str):
+            raise UserError(f"{file}: {key} must be a string, not {tables[key]!r}")
     entries = tables.get("benchmarks")
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"{file}: a suite needs at least one table [benchmarks.NAME]")
@@ -108,12 +111,12 @@ def read_suite(name: str) -> Suite:
         raise UserError(f"{file}: summary must be tables [summary.NAME]")
     summaries = [read_table(Summary, entry, f"{file}: summary.{key}", name=key) for key, entry in summaries.items()]
     for summary in summaries:
-        check_summary(summary, entries, f"{file}: summary.{summary.name}")
+        check_summary(summary, {b.name: b for b in benchmarks}, f"{file}: summary.{summary.name}")
     return Suite(
         name=file.stem,
-        title=str(tables.get("title", file.stem)),
+        title=tables.get("title", file.stem),
         benchmarks=benchmarks,
-        guard=str(tables.get("guard", "")),
+        guard=tables.get("guard", ""),
         summaries=summaries,
     )
 
@@ -150,15 +153,29 @@ def check_benchmark(benchmark: Benchmark, where: str) -> None:
         raise UserError(f"{where}.judges is missing: who judges the responses?")
     if benchmark.kind != "generate" and benchmark.judges:
         raise UserError(f"{where}.judges: {benchmark.kind} has no responses to judge; leave it out")
-    if benchmark.max_new_tokens < 1:
-        raise UserError(f"{where}.max_new_tokens must be at least 1, not {benchmark.max_new_tokens}")
+    named = [name for name, metric in METRICS.items() if metric.kind == benchmark.kind]
+    if benchmark.metric and benchmark.metric not in named:
+        raise UserError(
+            f"{where}.metric cannot be {benchmark.metric!r}; of {benchmark.kind} it can be {', '.join(named)}"
+        )
+    for words, good in (
+        ("at least 1", benchmark.max_new_tokens >= 1),
+        ("below 2^31", benchmark.max_new_tokens < 2**31),
+    ):
+        if not good:
+            raise UserError(f"{where}.max_new_tokens must be {words}, not {benchmark.max_new_tokens}")
 
 
-def check_summary(summary: Summary, benchmarks: Iterable[str], where: str) -> None:
+def check_summary(summary: Summary, benchmarks: Mapping[str, Benchmark], where: str) -> None:
     if summary.axis not in (*AXES, ""):
         raise UserError(f"{where}.axis cannot be {summary.axis!r}; it can be {', '.join(AXES)}")
     if not summary.mean_of:
         raise UserError(f"{where}.mean_of is empty; name benchmarks")
     for entry in summary.mean_of:
-        if (name := entry.partition(".")[0]) not in benchmarks:
+        name, _, metric = entry.partition(".")
+        if name not in benchmarks:
             raise UserError(f"{where}.mean_of: {name} is not a benchmark of this suite{nearest(name, benchmarks)}")
+        kind = benchmarks[name].kind
+        named = [known for known, about in METRICS.items() if about.kind == kind]
+        if metric and metric.partition("/")[0] not in named and metric not in named:
+            raise UserError(f"{where}.mean_of: {metric} is no metric of {kind}; there are {', '.join(named)}")

@@ -32,7 +32,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from align.errors import UserError, one_line
+from align.errors import UserError, one_line, shortened
+from align.files import loads
 from align.judges.thinking import response_of
 
 KINDS = {"unsafe": bool, "refusal": bool, "correct": bool, "toxicity": float}
@@ -50,10 +51,12 @@ class CustomJudge:
         """One verdict per record, each a dict that JSON can hold. Raises UserError naming the judge and the record."""
         try:
             verdicts = self.function([as_said(record) for record in copy.deepcopy(records)])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # the first is this one, the next the function's
             # by far the likeliest bug: a key that records do not have
-            hint = f"; a record has {', '.join(records[0])}" if records and isinstance(error, KeyError) else ""
+            hint = (
+                f"; a record has {shortened(', '.join(records[0]))}" if records and isinstance(error, KeyError) else ""
+            )
             at = f" at {frames[0].filename}:{frames[0].lineno}" if frames else ""
             raise UserError(
                 f"judge {self.name} failed on {span(records)}: {one_line(error, with_type=True)}{at}{hint}; fix the function"
@@ -77,7 +80,7 @@ class CustomJudge:
             raise UserError(f"{where}: returned {describe(value)}; return true or false, a number in 0..1, or a dict")
         try:
             # through JSON and back: what is counted now is what results.json will hold
-            value = json.loads(json.dumps(value, allow_nan=False))
+            value = loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{where}: its dict does not fit into JSON ({one_line(error, with_type=True)}); use plain values"

@@ -16,8 +16,8 @@ from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPEToken
 from tokenizers.processors import RobertaProcessing
 from torch import Tensor
 
-from align.data.tokenizer import folder_settings
-from align.errors import UserError, one_line
+from align.data.tokenizer import SAMPLE, folder_settings, readable, unheard
+from align.errors import UserError
 from align.judges.thinking import response_of
 from align.models import EncoderConfig, load_model, read_any_config, resolve_model
 
@@ -59,7 +59,8 @@ class ToxicityJudge:
 
     def __call__(self, records: list[dict]) -> list[dict]:
         said = [response_of(record) for record in records]
-        encodings = self.tokenizer.encode_batch_fast(said)
+        with readable(self.folder):
+            encodings = self.tokenizer.encode_batch_fast(said)
         windows = [  # (record, ids) of every window that holds a token of the response
             (i, part.ids)
             for i, encoding in enumerate(encodings)
@@ -141,16 +142,14 @@ def load_text_tokenizer(folder: Path, config: EncoderConfig) -> Tokenizer:
     else:
         raise UserError(f"{folder}: no tokenizer.json, nor vocab.txt, nor vocab.json and merges.txt; download one")
     files = [str(folder / name) for name in names]
-    try:
+    with unheard(), readable(files[0]):
         if names[0] == "tokenizer.json":
             tokenizer = Tokenizer.from_file(files[0])
         elif names[0] == "vocab.txt":
             tokenizer = wordpiece(files[0], settings, special)
         else:
             tokenizer = byte_level(files[0], files[1], special)
-    # the library raises a plain Exception, whatever is wrong with the file
-    except Exception as error:
-        raise UserError(f"{files[0]}: not a readable tokenizer ({one_line(error)})") from None
+        tokenizer.encode(SAMPLE)
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     if not tokenizer.num_special_tokens_to_add(is_pair=False):

@@ -77,7 +77,7 @@ def shortcoming(cls: type[Loss]) -> str | None:
         return f"responses must be one of {', '.join(map(repr, FITS))}, not {cls.responses!r}"
     try:
         losses = cls()(example(cls))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"it failed on two prompts: {type(error).__name__}: {' '.join(str(error).split())}"
     if not isinstance(losses, torch.Tensor) or losses.shape != (2,):
         shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__

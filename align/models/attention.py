@@ -132,7 +132,11 @@ class Varlen:
 
         self.attention = varlen.varlen_attn
         # torch 2.11's takes all heads written out
-        self.groups = "enable_gqa" in inspect.signature(self.attention).parameters
+        known = inspect.signature(self.attention).parameters
+        self.groups = "enable_gqa" in known
+        # the keys of a query in one part, not in as many as suit the card, whose sums are added up in another order
+        single = torch.are_deterministic_algorithms_enabled() and "num_splits" in known
+        self.more: dict[str, Any] = {"window_size": (-1, 0)} | ({"num_splits": 1} if single else {})
         lengths = torch.tensor([[run.length, run.before + run.length] for run in stream.runs])  # (R, 2)
         self.longest = lengths.amax(dim=0).tolist()
         ends = torch.cat((torch.zeros(1, 2, dtype=torch.int64), lengths.cumsum(0)))  # (R + 1, 2)
@@ -150,7 +154,7 @@ class Varlen:
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (S, heads, d)
         if self.keys is not None:
             k, v = k[self.keys], v[self.keys]
-        more: dict[str, Any] = {"window_size": (-1, 0)}
+        more = dict(self.more)
         if k.shape[1] != q.shape[1]:
             if self.groups:
                 more["enable_gqa"] = True

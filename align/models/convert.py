@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from align.errors import UserError, one_line
+from align.errors import UserError, one_line, tidy
 from align.files import read_json, write_json, write_text
 from align.models.config import DecoderConfig
 from align.models.encoder import BertClassifier, BertConfig, Classifier, EncoderConfig, RobertaClassifier, RobertaConfig
@@ -128,7 +128,7 @@ def read_any_config(path: Path | str, weights: bool = True) -> DecoderConfig | E
     config = FAMILIES[kind][0].from_dict(raw, str(file))
     if weights and isinstance(config, DecoderConfig) and config.tied and head_differs(config, find_tensors(folder)):
         warnings.warn(
-            f"{folder}: lm_head.weight differs from the embedding it is tied to; read as untied", stacklevel=2
+            tidy(f"{folder}: lm_head.weight differs from the embedding it is tied to; read as untied"), stacklevel=2
         )
         config = dataclasses.replace(config, tied=False, raw=config.raw | {"tie_word_embeddings": False})
     return config

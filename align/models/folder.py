@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from align.errors import UserError, one_line
-from align.files import read_json
+from align.files import reachable, read_json
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -42,7 +42,7 @@ def resolve_model(path: Path | str, weights: bool = True, revision: str | None =
     of a Hub id where they are. revision: of a Hub id. Raises UserError, also for a folder that holds something else that
     is recognised (a checkpoint of a run) and for one whose files are not all there.
     """
-    folder = Path(path)
+    folder = reachable(path)
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"{folder}: a link that leads nowhere")
     if folder.exists():
@@ -127,7 +127,7 @@ def on_its_base(folder: Path, weights: bool) -> Path:
     base = about.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise UserError(f"{file}: base_model_name_or_path is missing; write the base's folder or Hub id")
-    if (folder / base).exists() and not Path(base).exists():
+    if reachable(folder / base).exists() and not reachable(base).exists():
         base = str(folder / base)
     try:
         under = resolve_model(base, weights, about.get("revision"))
@@ -192,7 +192,7 @@ def listed_tensors(folder: Path) -> dict[str, Path]:
         raise UserError(f"{index}: weight_map must map each tensor to its file")
     for shard in sorted(set(weight_map.values())):
         # a shard is a file of this folder: an index cannot send us elsewhere
-        if Path(shard).name != shard or not (folder / shard).is_file():
+        if Path(shard).name != shard or not reachable(folder / shard).is_file():
             raise UserError(f"{index}: names {shard}, which is not in the folder; download it again")
         with opened(folder / shard) as file:
             held = set(file.keys())

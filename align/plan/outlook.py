@@ -7,10 +7,12 @@ import torch
 
 from align.config import CONFIGS
 from align.data import load_tokenizer
-from align.data.batches import Dataset, split_batch
+from align.data.batches import Dataset, cut_batch
 from align.data.tokenizer import check_fits
+from align.errors import UserError
+from align.files import reachable
 from align.kernels import hardware
-from align.models import DecoderConfig, build_model, check_weights, read_config, resolve_model
+from align.models import DecoderConfig, add_adapters, build_model, check_weights, read_config, resolve_model
 from align.parallel import World, check_ranks, compute_dtype
 from align.plan.devices import card_flops, device_memory, peak_flops
 from align.plan.flops import model_flops, step_flops
@@ -24,6 +26,7 @@ GIB = 2**30
 CARD, CARD_GIB = "H100", 80.0  # what --plan.gpus are where nothing else is said
 PUBLISHED = CONFIGS / "architectures"  # OWNER/NAME/config.json of Hub models
 SAMPLED = 32  # steps whose batches are looked at
+MOST_ASSUMED = 10**5  # prompts of a batch that are made up where there is no data
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ def look(config: Config, world: World) -> Outlook:
     asked = config.plan or PlanSection()
     source, model = find_model(config)
     settle_length(config.data, model.context_length)
+    if not config.data.path and config.train.batch_size > MOST_ASSUMED:
+        raise UserError(
+            f"train.batch_size must be at most {MOST_ASSUMED:,} for a plan without --data; lower it, or give data"
+        )
     planned = World(0, asked.gpus or world.size, world.device)
     check_ranks(config.parallel, planned)
     setups = setups_of(config, model, planned)
@@ -151,14 +158,15 @@ def part_of(config: Config, setup: Setup, data: Dataset | None, steps: list[list
 
 def find_model(config: Config) -> tuple[Path, DecoderConfig]:
     """The model's folder; for a Hub model, where no data asks for its tokenizer, the config.json that is kept here."""
-    here = Path(config.model.path).exists()
+    here = reachable(config.model.path).exists()
     kept = PUBLISHED / config.model.path
-    if not here and not config.data.path and (kept / "config.json").is_file():
-        return kept, read_config(kept, weights=False)
-    source = resolve_model(config.model.path, weights=here)
-    model = read_config(source, weights=here)
-    if here:
-        check_weights(build_model(model, "meta"), source)
+    source, weights = kept, False
+    if here or config.data.path or not (kept / "config.json").is_file():
+        source, weights = resolve_model(config.model.path, weights=here), here
+    model = read_config(source, weights=weights)
+    whole = add_adapters(build_model(model, "meta"), **vars(config.lora))
+    if weights:
+        check_weights(whole, source)
     return source, model
 
 
@@ -190,6 +198,6 @@ def first_steps(config: Config, data: Dataset | None, ranks: int) -> list[list[W
     steps = []
     for groups in batches:
         sizes = [Work.of([group], share).tokens for group in groups]
-        chunks = [chunk for rank in range(ranks) for chunk, _ in split_batch(sizes, rank, ranks, *limits)]
-        steps.append([Work.of([groups[position] for position in chunk], share) for chunk in chunks])
+        chunks = cut_batch(sizes, ranks, *limits)
+        steps.append([Work.of([groups[position] for position in chunk], share) for chunk, _ in chunks])
     return steps

@@ -1,10 +1,11 @@
 """A folder's tokenizer: encodings as recorded, its special tokens wherever they are named, wrong files named."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, refuse
 from tokenizer_folder import BOS, EOS, EOT, LLAMA, PAD, user, write_tokenizer
 
 from align.data import encode_prompts, load_tokenizer
@@ -89,3 +90,43 @@ def test_check_fits(tokenizer):
     check_fits(tokenizer, 480, "models/x")
     with pytest.raises(UserError, match=r"tokenizer: .* up to 479, .* models/x has vocab_size 479"):
         check_fits(tokenizer, 479, "models/x")
+
+
+@pytest.mark.parametrize("ids", [[[1]], {"a": 1}, "11", True, 1.5, [None]])
+def test_an_eos_that_is_no_id(tmp_path, ids):
+    shutil.copytree(GOLDEN / "tokenizer", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    assert "eos_token_id must be an id, or a list of ids" in refuse(load_tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},  # panics when it is read
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},  # when it meets a text
+    ],
+)
+def test_a_panic_is_one_line(tmp_path, part, capfd):
+    shutil.copytree(GOLDEN / "tokenizer", tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | part))
+    assert refuse(load_tokenizer, tmp_path).startswith(f"{file}: not a readable tokenizer (")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("eos_token", [1], "eos_token of tokenizer_config.json or special_tokens_map.json must be text"),
+        ("bos_token", {"content": 1}, "bos_token of tokenizer_config.json or special_tokens_map.json must be text"),
+        ("chat_template", [{"name": [1], "template": "x"}], "chat_template must be text"),
+        ("chat_template", 7, "chat_template must be text"),
+        ("align_template", ["chat"], "align_template must be one of"),
+    ],
+)
+def test_settings_of_another_type(tmp_path, key, value, said):
+    shutil.copytree(GOLDEN / "tokenizer", tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    line = refuse(load_tokenizer, tmp_path)
+    assert line.startswith(str(tmp_path)) and f": {said}" in line

@@ -315,3 +315,11 @@ def test_suites_of_published_benchmarks(name, tmp_path):
 def test_suites_read_the_shared_data(name, counts):
     found = [read_items(b.format, b.data, DATA, b.options, b.get, b.where) for b in read_suite(name).benchmarks]
     assert list(map(len, found)) == counts
+
+
+def test_a_pattern_may_be_absolute_and_a_row_whole(tmp_path):
+    (tmp_path / "a1.jsonl").write_text('{"prompt": "p", "other": "\\ud800"}\n')
+    assert locate(tmp_path / "nowhere", f"{tmp_path}/a*.jsonl") == [tmp_path / "a1.jsonl"]
+    assert locate(tmp_path.parent, f"{tmp_path.name}/*") == [tmp_path / "a1.jsonl"]
+    refused(lambda: list(read_file(tmp_path / "a1.jsonl")), "a1.jsonl:1: the row holds half of a surrogate pair")
+    refused(lambda: locate(tmp_path, "x" * 300), "File name too long")

@@ -89,3 +89,16 @@ def test_digests_tell_apart(tmp_path):
         before = folder_digest(tmp_path)
         (tmp_path / name).write_bytes(content)
         assert folder_digest(tmp_path) != before, name
+
+
+def test_an_edited_line_is_refused(tmp_path):
+    file = tmp_path / "records.jsonl"
+    for old, new in (("no", "yes"), ('"chunk": 0', '"chunk": 1'), ('"k"', '"l"'), ("}]", ', "x": 1}]')):
+        file.unlink(missing_ok=True)
+        Store(file, writes=True).add("k", 0, [{"id": "1", "response": "no", "finish": "eos"}])
+        file.write_text(file.read_text().replace(old, new))
+        with pytest.raises(UserError, match=r"records\.jsonl:1 .* has changed since it was written"):
+            Store(file, writes=True)
+    file.write_text('{"key": "a", "chunk": 0, "found": ["r"]}\n')
+    with pytest.raises(UserError, match=r"records\.jsonl:1 "):
+        Store(file, writes=True)

@@ -75,6 +75,12 @@ def test_mistakes_are_named(refused):
     assert "benchmarks.a.max_new_tokens must be a whole number" in refused(
         'axis = "safety"\noptions', "max_new_tokens = 1.5\noptions"
     )
+    assert "benchmarks.a.metric cannot be 'acc'; of generate it can be safe, " in refused(
+        'axis = "safety"\noptions', 'metric = "acc"\noptions'
+    )
+    assert "summary.both.mean_of: saef is no metric of generate" in refused('"a.safe"', '"a.saef"')
+    assert "summary.both.mean_of: safe is no metric of choice" in refused('"b"]', '"b.safe"]')
+    assert "title must be a string, not ['Mine']" in refused('"Mine"', '["Mine"]')
     assert "benchmarks.a.max_new_tokens must be at least 1" in refused(
         'axis = "safety"\noptions', "max_new_tokens = 0\noptions"
     )

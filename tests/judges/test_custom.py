@@ -157,6 +157,11 @@ def test_an_exception_inside(judge):
     assert "on record two: ValueError" in refuse(made, RECORDS[1:])
 
 
+def test_a_judge_that_exits_is_no_end_of_the_evaluation(judge):
+    made = judge("import sys\ndef judge(records): sys.exit(0)")
+    assert "failed on 2 records (one to two): SystemExit: 0 at" in refuse(made, RECORDS)
+
+
 def test_a_key_that_records_lack(judge):
     made = judge("def judge(records): return [record['reply'] for record in records]")
     message = refuse(made, RECORDS)

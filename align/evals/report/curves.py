@@ -1,12 +1,12 @@
 """Training curves as geometry, from the runs' metrics.jsonl; figures.jinja draws them."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from align.evals.report.figures import HEIGHTS, LABEL, Axis, nice_axis, shorten
 from align.evals.report.tables import missing
+from align.log import step_of
 
 POINTS = 160  # of a training curve
 CURVES = {
@@ -37,20 +37,12 @@ class Curves:
 
 
 def read_metrics(file: str | Path) -> list[dict]:
-    """The lines of a metrics.jsonl that are whole; none where there is no such file."""
+    """The lines of a metrics.jsonl that are whole; none where there is no such file. Raises UserError."""
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        lines = Path(file).read_bytes().split(b"\n")[:-1]  # after the last end may be half a line
     except OSError:
         return []
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break  # the half-written last line of a killed run
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
+    return [step_of(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
 
 
 def without_base(metrics: list[list[dict]]) -> list[list[dict]]:

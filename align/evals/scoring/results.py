@@ -6,6 +6,7 @@ It has no times and no dates: the same models on the same suites give the same f
 import argparse
 from typing import Any
 
+from align.errors import UserError
 from align.evals.models import Candidate
 from align.evals.scoring.judging import JudgeSpec
 from align.evals.scoring.scores import (
@@ -41,6 +42,12 @@ def build_results(
         benchmark.name: metrics_of(benchmark, (row for name in names for row in rows[benchmark.name][name]))
         for benchmark in benchmarks
     }
+    for benchmark in benchmarks:
+        check_metric(f"benchmarks.{benchmark.name}.metric", benchmark.metric, metrics[benchmark.name])
+    for summary in (summary for suite in suites for summary in suite.summaries):
+        for entry in summary.mean_of:
+            name, _, metric = entry.partition(".")
+            check_metric(f"summary.{summary.name}.mean_of", metric, metrics[name])
     scores = [
         {"model": name, "benchmark": benchmark.name, **found}
         for name in names
@@ -70,6 +77,12 @@ def build_results(
         ],
         "records": records,
     }
+
+
+def check_metric(where: str, metric: str, found: dict[str, dict]) -> None:
+    """Raise UserError for a metric that a suite names and no record has: another would stand in its place unsaid."""
+    if metric and found and metric not in found:
+        raise UserError(f"{where}: no response has {metric}; name another judge, or one of {', '.join(found)}")
 
 
 def rows_of(
