@@ -82,7 +82,8 @@ def watch(out: Path, flags: list[str], steps: int, every: int) -> list[Look]:
     try:
         while process.poll() is None:
             done = lines(out)
-            if done >= every * (len(looks) + 1) and done < steps:
+            # between two checkpoints, whose files are open
+            if done >= every * len(looks) + every // 2 and done < steps:
                 looks.append(look(process.pid, done, began))
                 print("{:>6} {:>8.1f} {:>8.1f} {:>6} {:>8}".format(*astuple(looks[-1])), flush=True)
             time.sleep(0.01)

@@ -4,7 +4,6 @@ A Kind's read raises UserError for what it refuses. What must not go unnoticed, 
 compares with what was written, and raises Silent where it was taken for that.
 """
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from random import Random
 import torch
 from torch import nn
 
+from align import pairs
 from align.checkpoint import Run, find_checkpoint, load_checkpoint, save_checkpoint
 from align.config import load_config
 from align.data import encode_prompts, encode_rows, load_tokenizer, read_rows
@@ -31,7 +31,6 @@ from align.losses import build_loss
 from align.models import build_model, check_weights, load_weights, read_config, resolve_model
 from align.models.peft import write_adapter
 from align.output import check_output
-from align.pairs import make as make_pairs
 from align.parallel import World
 from align.plan.describe import describe_plan
 from align.prompts import read_prompts
@@ -329,9 +328,8 @@ def make_responses(folder: Path, world: World) -> None:
 
 
 def read_responded(folder: Path, world: World) -> None:
-    options = argparse.Namespace(responses=folder / "responses.jsonl", chosen=None, kind="pairs", most=1)
-    options.output = folder / "pairs.jsonl"
-    make_pairs(options)
+    flags = [str(folder / "responses.jsonl"), "--recover", "2", "--output", str(folder / "pairs.jsonl")]
+    pairs.make(pairs.read_flags(flags))
 
 
 def make_prompts(folder: Path, world: World) -> None:

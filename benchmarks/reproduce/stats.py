@@ -42,7 +42,7 @@ def share(passed: Passed) -> Interval:
 
 def average(sets: list[Passed]) -> Interval:
     """The mean over several sets of requests, each set alike."""
-    return _bootstrap([[100.0 * world for world in passed] for passed in sets])
+    return _bootstrap([[world.astype(np.float64) * 100 for world in passed] for passed in sets])
 
 
 def change(sets: list[Passed], before: list[Passed]) -> Interval:
@@ -51,7 +51,7 @@ def change(sets: list[Passed], before: list[Passed]) -> Interval:
     before: the same requests under another method in the same orders, or (1, requests) of each world: its base's.
     """
     pairs = (zip(after, base, strict=True) for after, base in zip(sets, before, strict=True))
-    return _bootstrap([[100 * np.subtract(one, other, dtype=np.float64) for one, other in pair] for pair in pairs])
+    return _bootstrap([[100.0 * one - 100.0 * other for one, other in pair] for pair in pairs])
 
 
 def numbers(values: list[list[float]]) -> Interval:
