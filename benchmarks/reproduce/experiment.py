@@ -22,6 +22,7 @@ PAPER = ("nca", "dpo", "ipo", "slic", "exo", "robust", "sppo", "bco", "aot", "ao
 OTHERS = ("sft", "kto", "apo_zero", "simpo", "orpo", "cpo")
 BETAS = (0.25, 1.0, 4.0)  # times the method's beta in configs/tiny.toml
 RATES = (2.5e-4, 6e-4)
+STEPS = 40  # enough for most pushes to end
 SFT_RATES = (1e-4, 2.5e-4, 6e-4, 1.2e-3)  # it has no beta
 
 Flags = dict[str, Any]  # of train.py, beside what configs/tiny.toml says
@@ -72,7 +73,7 @@ def method(name: str) -> Recipe:
     else:
         usual = load_config(["--loss", name]).loss.parameters["beta"]
         grid = [{"loss.beta": float(f"{usual * times:.3g}"), "optim.lr": lr} for times in BETAS for lr in RATES]
-    return Recipe(name, tuple({"loss": name, **flags} for flags in grid), "method")
+    return Recipe(name, tuple({"loss": name, "train.steps": STEPS, **flags} for flags in grid), "method")
 
 
 def cures() -> list[Recipe]:
@@ -90,22 +91,35 @@ class Experiment:
     compared: tuple[str, ...] = PAPER  # these are compared
 
     def jobs(self, lines: Iterable[Line]) -> list[Job]:
-        """What can be run now, in order: choices first, then each order in all worlds."""
+        """What can be run now, in order: of the methods the choices, then each order in all worlds; then of the cures."""
         known = {key_of(line): line for line in lines}
         found = [Job("base", "base", world, 0) for world in (CHOICE_WORLD, *self.worlds)]
         found += [Job("cause", name, CHOICE_WORLD, 0, {"methods": list(self.compared)}) for name in self.causes]
-        choices = {recipe.name: choices_of(recipe) for recipe in self.recipes}
-        found += [job for jobs in choices.values() for job in jobs]
-        settled = [recipe for recipe in self.recipes if all(job.key in known for job in choices[recipe.name])]
-        flags = {recipe.name: chosen([known[job.key] for job in choices[recipe.name]])["flags"] for recipe in settled}
-        for order in self.orders:
-            for recipe in settled:
-                found += [Job(recipe.stage, recipe.name, world, order, flags[recipe.name]) for world in self.worlds]
+        for stage in ("method", "cure"):
+            recipes = [recipe for recipe in self.recipes if recipe.stage == stage]
+            found += [job for recipe in recipes for job in choices_of(recipe)]
+            flags = {recipe.name: settled(recipe, known) for recipe in recipes}
+            found += [
+                Job(stage, name, world, order, own)
+                for order in self.orders
+                for name, own in flags.items()
+                if own is not None
+                for world in self.worlds
+            ]
         return found
 
 
 def choices_of(recipe: Recipe) -> list[Job]:
     return [Job(f"choose {recipe.stage}", recipe.name, CHOICE_WORLD, 0, flags) for flags in recipe.settings]
+
+
+def settled(recipe: Recipe, known: dict[str, Line]) -> Flags | None:
+    """The chosen flags, None until all settings are known."""
+    jobs = choices_of(recipe)
+    if not all(job.key in known for job in jobs):
+        return None
+    flags: Flags = chosen([known[job.key] for job in jobs])["flags"]
+    return flags
 
 
 def full() -> Experiment:

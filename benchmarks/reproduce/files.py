@@ -13,12 +13,18 @@ from align import pairs, respond
 from align.parallel import World
 from align.tiny.evaluate import MAX_NEW_TOKENS
 from align.tiny.paths import resolve_path
+from align.tiny.words import CAREFUL
 
 FOLDER = Path("runs") / "reproduce"
-# name: the prompts, the flags of align.respond, the flags of align.pairs
-FILES: dict[str, tuple[str, list[str], list[str]]] = {
-    # its own responses to neutral prompts
-    "own": ("tiny:prompts", [], ["--anchors"]),
+NEUTRAL = 3000  # prompts
+# name: the prompts, and the flags of align.pairs
+FILES = {
+    # its own responses to neutral prompts, as they are
+    "own": ("tiny:prompts", ["--anchors"]),
+    # its own refusals, chosen over its own careless responses
+    "own refusals": ("tiny:pairs", []),
+    # the same, half of them once more behind the first words of the careless response
+    "recoveries": ("tiny:pairs", ["--recover", "6"]),
 }
 
 
@@ -33,22 +39,23 @@ def one_at_a_time(seed: int) -> Iterator[None]:
 
 def file_of(name: str, seed: int, world: World) -> str:
     """The path of a file of FILES for the toy world of a seed, made if it is not there yet."""
-    prompts, respond_flags, pairs_flags = FILES[name]
+    path, flags = FILES[name]
     with one_at_a_time(seed):
         base = resolve_path(f"tiny:base@{seed}", world, train.train)
-        made = FOLDER / f"{Path(base).parent.parent.name}-{name}.jsonl"
+        prompts = resolve_path(f"{path}@{seed}", world, train.train)
+        stem = f"{Path(base).parent.parent.name}-{path.removeprefix('tiny:')}"
+        made = FOLDER / f"{stem}-{name.replace(' ', '-')}.jsonl"
         if not made.exists():
-            said, asked = made.with_suffix(".responses.jsonl"), resolve_path(f"{prompts}@{seed}", world, train.train)
-            flags = [
-                "--model",
-                base,
-                "--prompts",
-                asked,
-                "--max_new_tokens",
-                str(MAX_NEW_TOKENS),
-                "--output",
-                str(said),
-            ]
-            print(respond.respond(respond.read_flags([*flags, *respond_flags]), world))
-            print(pairs.make(pairs.read_flags([str(said), "--output", str(made), *pairs_flags])))
+            said = [str(responses(base, prompts, FOLDER / f"{stem}.jsonl", world))]
+            if "--anchors" not in flags:
+                careful = responses(base, prompts, FOLDER / f"{stem}-careful.jsonl", world, "--system", CAREFUL.system)
+                said += ["--chosen", str(careful)]
+            print(pairs.make(pairs.read_flags([*said, *flags, "--output", str(made)])))
     return str(made)
+
+
+def responses(base: str, prompts: str, output: Path, world: World, *flags: str) -> Path:
+    words = ["--model", base, "--prompts", prompts, "--judge", "rules", "--limit", str(NEUTRAL), *flags]
+    words += ["--max_new_tokens", str(MAX_NEW_TOKENS), "--output", str(output)]
+    print(respond.respond(respond.read_flags(words), world))
+    return output

@@ -76,8 +76,8 @@ def own_responses(base: str, seed: int) -> list[dict]:
 def trained(job: Job, own: dict[str, Any], scratch: Path, world: World) -> str:
     """The folder of the model that a run with these flags leaves."""
     flags = {
-        "model": f"tiny:base@{job.world}",
-        "data": f"tiny:pairs@{job.world}",
+        "model": "tiny:base",
+        "data": "tiny:pairs",
         "train.seed": job.order,
         "output": tempfile.mkdtemp(dir=scratch),
         **own,
@@ -85,6 +85,8 @@ def trained(job: Job, own: dict[str, Any], scratch: Path, world: World) -> str:
     for name, value in flags.items():
         if value in FILES:
             flags[name] = file_of(str(value), job.world, world)
+        elif str(value).startswith("tiny:"):
+            flags[name] = f"{value}@{job.world}"
     config = load_config([f"--{name}={value}" for name, value in flags.items()])
     resolve_tiny(config, world, train.train)
     folder = train.train(config, world)
