@@ -1,5 +1,6 @@
 """What several test modules need: a small preference file, a model folder with a tokenizer, runs on several processes."""
 
+import fcntl
 import gzip
 import json
 import multiprocessing
@@ -26,6 +27,30 @@ MODEL = GOLDEN / "falcon2_11b_text"  # a tiny Falcon2 with a tokenizer and a cha
 def pytest_collection_modifyitems(items):
     """Slow tests first, so that several workers end together."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def toy_world(tmp_path_factory):
+    """toy_world(FOLDER) puts the toy world and its base model, which all workers train once, into FOLDER/runs."""
+    place = tmp_path_factory.getbasetemp()
+    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "toy-world"
+    place.mkdir(exist_ok=True)
+    program = (
+        "import train\nfrom align.parallel import distributed\nfrom align.tiny.paths import resolve_path\n"
+        "with distributed() as world:\n    resolve_path('tiny:base', world, train.train)"
+    )
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "runs" / "tiny-base" / "model").exists():
+            env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+            subprocess.run([sys.executable, "-c", program], cwd=place, env=env, check=True)
+
+    def put(folder):
+        (folder / "runs").mkdir()
+        for made in (place / "runs").iterdir():
+            (folder / "runs" / made.name).symlink_to(made.resolve())
+
+    return put
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ print(*suite_names())
 
 
 @pytest.mark.slow
-def test_the_commands_of_an_install_align_and_measure_a_model(bin, tmp_path):
+def test_the_commands_of_an_install_align_and_measure_a_model(bin, toy_world, tmp_path):
+    toy_world(tmp_path)
     assert "the aligned model is in" in call(bin / "align-train", "--loss", "nca", "--train.steps", 2, cwd=tmp_path)
     flags = ("--model", "runs/tiny-nca", "--suite", "tiny", "--limit", 8)
     assert "global safety score" in call(bin / "align-eval", *flags, cwd=tmp_path)

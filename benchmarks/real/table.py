@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from align import command
 from align.evals.scoring.stats import LEVELS, agreement, wilson
 from benchmarks.real.prompts import KINDS
 
@@ -121,11 +122,11 @@ def table(file: Path) -> str:
     return "\n".join(out)
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real.table", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, metavar="FILE", help="what python -m benchmarks.real wrote")
-    print(table(parser.parse_args().file))
+    print(table(parser.parse_args(argv).file))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -16,6 +16,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from align import command
 from align.evals.files import read_file
 
 FOLDS = 10
@@ -70,10 +71,10 @@ def refuses(records: list[dict]) -> list[dict]:
     return [{"refusal": is_refusal(weights, one)} for one in found]
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real.words", description=__doc__.splitlines()[0])
     parser.add_argument("--xstest", type=Path, required=True, metavar="DIR", help="the folder of XSTest's files")
-    folder = parser.parse_args().xstest
+    folder = parser.parse_args(argv).xstest
     for seen, unseen in (MODELS, MODELS[::-1]):
         weights, examples = fit(labelled(folder, seen)), labelled(folder, unseen)
         right = sum(is_refusal(weights, found) == refused for found, refused in examples)
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

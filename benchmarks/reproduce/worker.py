@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import train
+from align import command
 from align.config import load_config
 from align.errors import UserError
 from align.parallel import World, distributed
@@ -111,7 +112,7 @@ def bits(rows: list[dict]) -> dict[str, str]:
     return {name: packed(passed) for name, passed in found.items()}
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     results = sys.stdout
     torch.set_num_threads(1)  # one run a core: most of them are too small to be shared by two
     with distributed() as world:
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

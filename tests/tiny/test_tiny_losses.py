@@ -19,10 +19,11 @@ DEGENERATE = 2  # % of the 252 responses, at most
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(toy_world, tmp_path_factory):
     """The process group and the base model's scores, in a folder of their own."""
-    before = os.getcwd()
-    os.chdir(tmp_path_factory.mktemp("losses"))
+    before, folder = os.getcwd(), tmp_path_factory.mktemp("losses")
+    toy_world(folder)
+    os.chdir(folder)
     with distributed() as world:
         yield world, evaluate(resolve_path("tiny:base", world, train.train), toy_world_folder(), size=SIZE).scores
     os.chdir(before)
