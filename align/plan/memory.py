@@ -111,7 +111,9 @@ def memory(setup: Setup, work: Work, accumulates: bool) -> Memory:
         activations=activations(setup, work),
         head=head_buffers(setup, work) + head_gradient,
     )
-    ends = Memory(**held, gradients=gradients, activations=0, head=0)
+    # of tied weights autograd has the head's gradient and the embedding's until it has their sum
+    both = 2 * head_gradient if setup.model.tied else 0
+    ends = Memory(**held, gradients=gradients, activations=0, head=both)
     fullest = max(begins, ends, key=lambda moment: moment.total)
     return with_slack(setup, fullest)
 
