@@ -16,7 +16,6 @@ from align.tiny.paths import resolve_path
 from align.tiny.words import CAREFUL
 
 FOLDER = Path("runs") / "reproduce"
-NEUTRAL = 3000  # prompts
 # name: the prompts, and the flags of align.pairs
 FILES = {
     # its own responses to neutral prompts, as they are
@@ -46,8 +45,9 @@ def file_of(name: str, seed: int, world: World) -> str:
         stem = f"{Path(base).parent.parent.name}-{path.removeprefix('tiny:')}"
         made = FOLDER / f"{stem}-{name.replace(' ', '-')}.jsonl"
         if not made.exists():
-            said = [str(responses(base, prompts, FOLDER / f"{stem}.jsonl", world))]
-            if "--anchors" not in flags:
+            anchors = "--anchors" in flags
+            said = [str(responses(base, prompts, FOLDER / f"{stem}.jsonl", world, "--k", "1" if anchors else "4"))]
+            if not anchors:
                 careful = responses(base, prompts, FOLDER / f"{stem}-careful.jsonl", world, "--system", CAREFUL.system)
                 said += ["--chosen", str(careful)]
             print(pairs.make(pairs.read_flags([*said, *flags, "--output", str(made)])))
@@ -55,7 +55,7 @@ def file_of(name: str, seed: int, world: World) -> str:
 
 
 def responses(base: str, prompts: str, output: Path, world: World, *flags: str) -> Path:
-    words = ["--model", base, "--prompts", prompts, "--judge", "rules", "--limit", str(NEUTRAL), *flags]
+    words = ["--model", base, "--prompts", prompts, "--judge", "rules", *flags]
     words += ["--max_new_tokens", str(MAX_NEW_TOKENS), "--output", str(output)]
     print(respond.respond(respond.read_flags(words), world))
     return output

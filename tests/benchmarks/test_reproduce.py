@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from align.tiny.evaluate import ABILITIES
+from benchmarks import records
 from benchmarks.reproduce import lines, stats
 from benchmarks.reproduce.choose import chosen
-from benchmarks.reproduce.experiment import CHOICE_WORLD, PAPER, Experiment, Job, Recipe, fast, key_of, method
+from benchmarks.reproduce.experiment import CHOICE_WORLD, PAPER, Experiment, Job, Recipe, fast, full, key_of, method
 from benchmarks.reproduce.report import claims, report
 from benchmarks.reproduce.results import SETS, Results
 
@@ -117,6 +119,12 @@ def test_the_report_is_computed_from_the_lines(tmp_path):
     assert f"{len(found)} runs took {len(found) / 100:.1f} hours of one core: a machine." in text
     with pytest.raises(LookupError, match="it was not run"):
         report(found[:-1], experiment, tmp_path / "lines.jsonl")
+
+
+@pytest.mark.skipif(not (ROOT / "docs" / "results.md").exists(), reason="the experiment has not ended")
+def test_the_docs_are_computed_from_the_lines():
+    file = records.FOLDER / "reproduce-cpu.jsonl"
+    assert report(lines.read(file), full(), file) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_the_papers_claims_are_judged_by_intervals(monkeypatch):
