@@ -8,7 +8,6 @@ Bytes are those that a rank sends for one micro-batch when collectives run in a 
 """
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -149,15 +148,9 @@ def main(argv: list[str]) -> None:
         print(f"{table(records.read(args.table))}\n\n{planned()}")
         return
     file = args.output or records.new_file(records.FOLDER, "collectives", "cpu")
-    about: tuple[Any, ...] = (
-        "bytes of FSDP's collectives for one micro-batch",
-        {"cpu": platform.machine(), "torch": torch.__version__},
-        str(datetime.date.today()),
-        records.commit(),
-        {"model": SMALL, "parameters": sum(p.numel() for p in small().parameters())},
-        [],
-    )
-    record = dict(zip(records.KEYS, about, strict=True))
+    machine = {"cpu": platform.machine(), "torch": torch.__version__}
+    settings = {"model": SMALL, "parameters": sum(p.numel() for p in small().parameters())}
+    record = records.begin("bytes of FSDP's collectives for one micro-batch", machine, settings)
     for ranks in (2, 4):
         record["numbers"] += run(ranks)
         records.write(file, record)

@@ -7,7 +7,6 @@ plans for and then trains for two steps. The interpreter's own memory is that of
 """
 
 import argparse
-import datetime
 import json
 import os
 import random
@@ -127,9 +126,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     file = args.output or records.new_file(records.FOLDER, "plan-memory", "cpu")
     machine = {"cpu": hardware("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    what, today = "what --plan says and what the run held", str(datetime.date.today())
-    about: tuple[Any, ...] = (what, machine, today, records.commit(), {"steps": STEPS}, [])
-    record = dict(zip(records.KEYS, about, strict=True))
+    record = records.begin("what --plan says and what the run held", machine, {"steps": STEPS})
     with tempfile.TemporaryDirectory(prefix="plan-memory-") as folder:
         scratch = Path(folder)
         write_pairs(scratch / "pairs.jsonl", 64)

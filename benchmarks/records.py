@@ -42,6 +42,12 @@ def new_file(folder: Path, what: str, card: str) -> Path:
     return file
 
 
+def begin(what: str, machine: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """A record of today and of this commit, without numbers yet."""
+    about: tuple[Any, ...] = (what, machine, str(datetime.date.today()), commit(), settings, [])
+    return dict(zip(KEYS, about, strict=True))
+
+
 def write(file: Path, record: dict[str, Any]) -> None:
     """Write a record under a temporary name and rename it."""
     assert tuple(record) == KEYS, tuple(record)

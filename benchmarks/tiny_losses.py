@@ -7,7 +7,6 @@ The settings are those of configs/tiny.toml. A record that exists already keeps 
 """
 
 import argparse
-import datetime
 import json
 import platform
 import tempfile
@@ -87,15 +86,7 @@ def main(argv: list[str]) -> None:
     else:
         machine = {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
         settings = {"config": "configs/tiny.toml", "requests of each kind": SHOWN, "percent": list(COLUMNS)}
-        about: tuple[Any, ...] = (
-            "every loss on the toy world",
-            machine,
-            str(datetime.date.today()),
-            records.commit(),
-            settings,
-            [],
-        )
-        record = dict(zip(records.KEYS, about, strict=True))
+        record = records.begin("every loss on the toy world", machine, settings)
     known = {row["name"] for row in record["numbers"]}
     with distributed() as world:
         for name in [BASE, *(args.losses or NAMES)]:

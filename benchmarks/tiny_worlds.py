@@ -5,7 +5,6 @@ python -m benchmarks.tiny_worlds --table FILE         # the table of docs/toy-wo
 """
 
 import argparse
-import datetime
 import platform
 from pathlib import Path
 from typing import Any
@@ -72,15 +71,7 @@ def main(argv: list[str]) -> None:
     file = args.output or records.new_file(records.FOLDER, "tiny-worlds", "cpu")
     machine = {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     settings = {"config": "configs/tiny-base.toml", "set": "final", "seeds": SEEDS}
-    about: tuple[Any, ...] = (
-        "the base models of the toy worlds",
-        machine,
-        str(datetime.date.today()),
-        records.commit(),
-        settings,
-        [],
-    )
-    record: dict[str, Any] = dict(zip(records.KEYS, about, strict=True))
+    record = records.begin("the base models of the toy worlds", machine, settings)
     with distributed() as world:
         for seed in SEEDS:
             base = resolve_path(f"tiny:base@{seed}", world, train.train)

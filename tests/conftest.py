@@ -70,6 +70,13 @@ def pairs_file(tmp_path):
 
 
 @pytest.fixture
+def run_flags(pairs_file, tmp_path):
+    """Flags of train.py for a run on those pairs, all of it below tmp_path."""
+    flags = {"model": MODEL, "data": pairs_file, "output": tmp_path / "out", "reference.cache": tmp_path / "cache"}
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture
 def write(tmp_path):
     """Write a file below tmp_path, rows as JSON lines, and return tmp_path."""
 

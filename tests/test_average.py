@@ -15,19 +15,9 @@ from align.models import load_model
 
 
 @pytest.fixture
-def flags(pairs_file, tmp_path):
-    base = [
-        "--model",
-        MODEL,
-        "--data",
-        pairs_file,
-        "--output",
-        tmp_path / "out",
-        "--reference.cache",
-        tmp_path / "cache",
-    ]
-    base += ["--train.steps", "4", "--train.batch_size", "7", "--optim.lr", "1e-3", "--train.checkpoint_every", "1"]
-    return list(map(str, [*base, "--train.keep_checkpoints", "9", "--optim.ema", "0.75"]))
+def flags(run_flags):
+    more = ["--train.steps", "4", "--train.batch_size", "7", "--optim.lr", "1e-3", "--train.checkpoint_every", "1"]
+    return [*run_flags, *more, "--train.keep_checkpoints", "9", "--optim.ema", "0.75"]
 
 
 def checkpoint(output, step):

@@ -57,19 +57,9 @@ def test_what_is_measured_is_known_of_every_loss_before_it_runs(name):
 
 
 @pytest.fixture
-def flags(pairs_file, tmp_path):
-    base = [
-        "--model",
-        MODEL,
-        "--data",
-        pairs_file,
-        "--output",
-        tmp_path / "out",
-        "--reference.cache",
-        tmp_path / "cache",
-    ]
-    base += ["--data.eval_path", pairs_file, "--train.eval_every", "2", "--train.steps", "8", "--train.batch_size", "7"]
-    return list(map(str, [*base, "--optim.lr", "1e-3", "--loss", "dpo"]))
+def flags(run_flags, pairs_file):
+    more = ["--data.eval_path", str(pairs_file), "--train.eval_every", "2", "--train.steps", "8"]
+    return [*run_flags, *more, "--train.batch_size", "7", "--optim.lr", "1e-3", "--loss", "dpo"]
 
 
 @pytest.mark.parametrize(

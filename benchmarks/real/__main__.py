@@ -7,7 +7,6 @@ which names commit, seed and settings; those that are there already are not run 
 """
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -163,10 +162,10 @@ def real(options: argparse.Namespace) -> str:
             settings |= {"harmful": HARMFUL, "refusals": REFUSALS, "neutral": NEUTRAL}
             settings |= {"cpu_minutes": cost | {"measure": round((os.times().user - before) / 60, 2)}}
             machine = {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-            line = ("real-smollm2", machine, str(datetime.date.today()), records.commit(), settings, numbers)
+            line = records.begin("real-smollm2", machine, settings) | {"numbers": numbers}
             done.add((recipe, settings["seed"]))
             with options.record.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(zip(records.KEYS, line, strict=True))) + "\n")
+                file.write(json.dumps(line) + "\n")
     return f"{table(options.record)}\n\n{options.record}"
 
 

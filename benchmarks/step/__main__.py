@@ -13,7 +13,6 @@ before, its imports done.
 """
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -197,8 +196,7 @@ def main(argv: list[str]) -> int:
         "dtype": "float32",
     }
     settings |= {"pairs a step": cases.BATCHES, "pairs that TRL takes at a time": args.trl_batch}
-    about: tuple[Any, ...] = ("a training step", machine, str(datetime.date.today()), records.commit(), settings, [])
-    record = dict(zip(records.KEYS, about, strict=True))
+    record = records.begin("a training step", machine, settings)
     file = args.output or records.new_file(records.FOLDER, "step", cpu)
     flops = peak.matrix_peak()
     record["numbers"] = [{"part": "machine", "name": "torch.mm, float32", "tflops": flops / 1e12}]
