@@ -4,7 +4,6 @@ All learn from the same pairs as the methods, or from the base model's own respo
 beside them comes from neutral prompts, in which no held-out kind of prank, lookalike or chore is.
 """
 
-from itertools import product
 from typing import Any
 
 Flags = dict[str, Any]
@@ -17,28 +16,54 @@ ANCHOR = {"sources.stay.path": "own", "sources.stay.loss": "anchor", "sources.st
 REPLAY = {**ANCHOR, "sources.stay.loss": "sft"}
 # help preferred to a refusal
 HARMLESS = {"sources.help.path": "tiny:harmless-pairs", "sources.help.loss": "nca", "sources.help.batch_size": 16}
-WHOLE = {**SAFE, **LONGER, **ANCHOR}
+AVERAGED = {"optim.ema": 0.97}
 WEIGHT, RATE = "sources.stay.weight", "optim.lr"
+MERGED = "merged"  # no flag of train.py: the weight of the trained model in the mean with its base
 
 
-def over(flags: Flags, grid: dict[str, list[Any]]) -> tuple[Flags, ...]:
-    """The flags with every combination of values."""
-    return tuple(flags | dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
+def grid(flags: Flags, rates: tuple[float, float] = (3e-4, 6e-4)) -> tuple[Flags, ...]:
+    """The flags under anchors of three weights at the lower rate, and under the weakest at the higher one."""
+    low, high = rates
+    pulls = ((1.0, high), (1.0, low), (5.0, low), (20.0, low))
+    return tuple({**flags, WEIGHT: weight, RATE: rate} for weight, rate in pulls)
 
 
-GRID: dict[str, list[Any]] = {WEIGHT: [0.3, 1.0, 3.0], RATE: [3e-4, 6e-4]}
+ANCHORED = {**SAFE, **LONGER, **ANCHOR}
+TOGETHER = {**ANCHORED, **AVERAGED, "data": "recoveries"}
+STOPPED = {"loss": "nca", "data.eval_path": "tiny:held-out-pairs", "train.eval_every": 1, "train.steps": 40}
 CURES: dict[str, tuple[Flags, ...]] = {
-    "nca + anchor": over({"loss": "nca", **LONGER, **ANCHOR}, GRID),
-    "sft + anchor": over({"loss": "sft", **LONGER, **ANCHOR}, GRID),
-    "nca + sft + anchor": over(WHOLE, GRID),
-    "nca + sft + replay": over({**SAFE, **LONGER, **REPLAY}, GRID),
-    "nca + sft + replay, projected": over({**SAFE, **LONGER, **REPLAY, "optim.project": "stay"}, GRID),
-    "nca + sft + anchor + harmless pairs": over({**WHOLE, **HARMLESS}, GRID),
-    "nca + sft + anchor, averaged": over({**WHOLE, "optim.ema": 0.97}, GRID),
-    "nca + sft + anchor, rank 16": over({**WHOLE, "lora.rank": 16}, {WEIGHT: GRID[WEIGHT], RATE: [1e-3, 3e-3]}),
-    "nca + sft + anchor, rank 1 on mlp-up": over(
-        {**WHOLE, "lora.rank": 1, "lora.targets": "mlp-up"}, {WEIGHT: GRID[WEIGHT], RATE: [3e-3, 1e-2]}
+    "nca, stopped early": tuple(
+        {**STOPPED, "train.stop_when": f"eval/log_ratios/margin >= {nats}"} for nats in (5, 10, 20, 40)
     ),
-    "own refusals + anchor": over({**WHOLE, "data": "own refusals"}, GRID),
-    "recoveries + anchor": over({**WHOLE, "data": "recoveries"}, GRID),
+    "nca, merged with its base": tuple(
+        {"loss": "nca", "train.steps": 40, MERGED: weight} for weight in (0.2, 0.4, 0.6, 0.8)
+    ),
+    "nca + anchor": grid({"loss": "nca", **LONGER, **ANCHOR}),
+    "nca + sft + replay": grid({**SAFE, **LONGER, **REPLAY}),
+    "nca + sft + anchor": grid(ANCHORED),
+    "nca + sft + anchor, projected": grid({**ANCHORED, "optim.project": "stay"}),
+    "nca + sft + anchor, averaged": grid({**ANCHORED, **AVERAGED}),
+    "nca + sft + anchor + harmless pairs": grid({**ANCHORED, **HARMLESS}),
+    "nca + sft + anchor, rank 16": grid({**ANCHORED, "lora.rank": 16}, (1e-3, 3e-3)),
+    "nca + sft + anchor, rank 1 on mlp-up": grid({**ANCHORED, "lora.rank": 1, "lora.targets": "mlp-up"}, (3e-3, 1e-2)),
+    "together": grid(TOGETHER),
+}
+
+# of one setting each: how strong the anchor is, and what each part is worth
+FRONTIER = {f"together, anchor {weight:g}": {**TOGETHER, WEIGHT: weight, RATE: 3e-4} for weight in (1.0, 5.0, 20.0)}
+WHOLE = "together, anchor 20"
+
+
+def less(*dropped: str, **other: Any) -> Flags:
+    """The flags of WHOLE without those that begin with a word of dropped, and with others."""
+    return {key: value for key, value in FRONTIER[WHOLE].items() if not key.startswith(dropped)} | other
+
+
+PARTS = {
+    "without the anchor": less("sources.stay"),
+    "without sft": less("loss", loss="nca"),
+    "without nca": less("loss", loss="sft"),
+    "without averaging": less("optim.ema"),
+    "without recoveries": less(data="own refusals"),
+    "without responses of its own": less(data="tiny:pairs"),
 }

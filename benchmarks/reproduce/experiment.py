@@ -12,10 +12,11 @@ from typing import Any
 from align.config import load_config
 from benchmarks.reproduce.cause import OPTIMIZERS
 from benchmarks.reproduce.choose import chosen
-from benchmarks.reproduce.cures import CURES
+from benchmarks.reproduce.cures import CURES, FRONTIER, PARTS, WHOLE
 
 CHOICE_WORLD = 3
 WORLDS, ORDERS = (0, 1, 2), (0, 1, 2, 3, 4)
+FEW = 2  # orders, of what the goal is not asked of
 
 # the paper's ten, and six more
 PAPER = ("nca", "dpo", "ipo", "slic", "exo", "robust", "sppo", "bco", "aot", "aot_unpaired")
@@ -24,6 +25,9 @@ BETAS = (0.25, 1.0, 4.0)  # times the method's beta in configs/tiny.toml
 RATES = (2.5e-4, 6e-4)
 STEPS = 40  # enough for most pushes to end
 SFT_RATES = (1e-4, 2.5e-4, 6e-4, 1.2e-3)  # it has no beta
+
+# in the order in which they are run: what is chosen by the rule, and what has one setting
+STAGES = ("method", "cure", "frontier", "part")
 
 Flags = dict[str, Any]  # of train.py, beside what configs/tiny.toml says
 Line = dict[str, Any]  # one run's result
@@ -59,11 +63,12 @@ def key_of(line: Line) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method or a cure: what is the same in all its settings, and the settings that it is chosen from."""
+    """A method or a cure, and the settings that it is chosen from. A single one needs no choice."""
 
     name: str
     settings: tuple[Flags, ...]
-    stage: str  # "method" or "cure"
+    stage: str  # of STAGES
+    orders: int = len(ORDERS)  # the first so many of an experiment's
 
 
 def method(name: str) -> Recipe:
@@ -76,8 +81,13 @@ def method(name: str) -> Recipe:
     return Recipe(name, tuple({"loss": name, "train.steps": STEPS, **flags} for flags in grid), "method")
 
 
-def cures() -> list[Recipe]:
-    return [Recipe(name, settings, "cure") for name, settings in CURES.items()]
+def recipes(stage: str) -> list[Recipe]:
+    if stage == "method":
+        return [method(name) for name in (*PAPER, *OTHERS)]
+    if stage == "cure":
+        return [Recipe(name, settings, stage) for name, settings in CURES.items()]
+    fixed = FRONTIER if stage == "frontier" else PARTS
+    return [Recipe(name, (flags,), stage, len(ORDERS) if name == WHOLE else FEW) for name, flags in fixed.items()]
 
 
 @dataclass(frozen=True)
@@ -91,31 +101,34 @@ class Experiment:
     compared: tuple[str, ...] = PAPER  # these are compared
 
     def jobs(self, lines: Iterable[Line]) -> list[Job]:
-        """What can be run now, in order: of the methods the choices, then each order in all worlds; then of the cures."""
+        """What can be run now, in order: of each stage the choices, then each order in all worlds."""
         known = {key_of(line): line for line in lines}
         found = [Job("base", "base", world, 0) for world in (CHOICE_WORLD, *self.worlds)]
-        found += [Job("cause", name, CHOICE_WORLD, 0, {"methods": list(self.compared)}) for name in self.causes]
-        for stage in ("method", "cure"):
+        for name in self.causes:
+            found.append(Job("cause", name, CHOICE_WORLD, 0, {"methods": list(self.compared), **OPTIMIZERS[name]}))
+        for stage in STAGES:
             recipes = [recipe for recipe in self.recipes if recipe.stage == stage]
             found += [job for recipe in recipes for job in choices_of(recipe)]
             flags = {recipe.name: settled(recipe, known) for recipe in recipes}
             found += [
-                Job(stage, name, world, order, own)
-                for order in self.orders
-                for name, own in flags.items()
-                if own is not None
+                Job(stage, recipe.name, world, order, own)
+                for at, order in enumerate(self.orders)
+                for recipe in recipes
+                if at < recipe.orders and (own := flags[recipe.name]) is not None
                 for world in self.worlds
             ]
         return found
 
 
 def choices_of(recipe: Recipe) -> list[Job]:
-    return [Job(f"choose {recipe.stage}", recipe.name, CHOICE_WORLD, 0, flags) for flags in recipe.settings]
+    settings = recipe.settings if len(recipe.settings) > 1 else ()
+    return [Job(f"choose {recipe.stage}", recipe.name, CHOICE_WORLD, 0, flags) for flags in settings]
 
 
 def settled(recipe: Recipe, known: dict[str, Line]) -> Flags | None:
     """The chosen flags, None until all settings are known."""
-    jobs = choices_of(recipe)
+    if not (jobs := choices_of(recipe)):
+        return recipe.settings[0]
     if not all(job.key in known for job in jobs):
         return None
     flags: Flags = chosen([known[job.key] for job in jobs])["flags"]
@@ -123,11 +136,15 @@ def settled(recipe: Recipe, known: dict[str, Line]) -> Flags | None:
 
 
 def full() -> Experiment:
-    return Experiment((*map(method, (*PAPER, *OTHERS)), *cures()), causes=tuple(OPTIMIZERS))
+    return Experiment(tuple(recipe for stage in STAGES for recipe in recipes(stage)), causes=tuple(OPTIMIZERS))
 
 
 def fast() -> Experiment:
     """Of every stage something, in a few minutes: it shows that all of it runs, not what comes out."""
-    some = (method("nca"), method("dpo"), cures()[2])
-    recipes = [Recipe(one.name, ({**one.settings[0], "train.steps": STEPS},), one.stage) for one in some]
-    return Experiment(tuple(recipes), worlds=(0,), orders=(0,), causes=tuple(OPTIMIZERS)[:1], compared=PAPER[:2])
+    some = {"nca": 2, "dpo": 1, "nca + sft + anchor": 1, WHOLE: 1, "without averaging": 1}  # and of how many settings
+    short = [
+        Recipe(one.name, tuple({**flags, "train.steps": STEPS} for flags in one.settings[: some[one.name]]), one.stage)
+        for one in full().recipes
+        if one.name in some
+    ]
+    return Experiment(tuple(short), worlds=(0,), orders=(0,), causes=tuple(OPTIMIZERS)[:1], compared=PAPER[:2])

@@ -73,6 +73,11 @@ class Results:
     def kl(self, name: str) -> Interval:
         return stats.numbers([[line["kl"] for line in world] for world in self.runs(name)])
 
+    def count(self, name: str, sort: str) -> tuple[int, int]:
+        """(passed, all) of a sort of requests, over all worlds and orders."""
+        counts = [line["final"]["counts"][sort] for world in self.runs(name) for line in world]
+        return sum(passed for passed, _ in counts), sum(total for _, total in counts)
+
     def settings(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.runs(name)[0][0]["flags"]
         return found

@@ -48,10 +48,11 @@ def average(sets: list[Passed]) -> Interval:
 def change(sets: list[Passed], before: list[Passed]) -> Interval:
     """Of the share passed, in points, order by order and request by request; the mean over several sets of requests.
 
-    before: the same requests under another method in the same orders, or (1, requests) of each world: its base's.
+    before: the same requests under another method in the same orders and perhaps in more, or (1, requests) of each
+    world: its base's.
     """
     pairs = (zip(after, base, strict=True) for after, base in zip(sets, before, strict=True))
-    return _bootstrap([[100.0 * one - 100.0 * other for one, other in pair] for pair in pairs])
+    return _bootstrap([[100.0 * one - 100.0 * other[: len(one)] for one, other in pair] for pair in pairs])
 
 
 def numbers(values: list[list[float]]) -> Interval:

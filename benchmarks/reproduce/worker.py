@@ -18,11 +18,13 @@ import train
 from align import command
 from align.config import load_config
 from align.errors import UserError
+from align.merge import merge
 from align.parallel import World, distributed
 from align.tiny.evaluate import evaluate, kl_to_base
 from align.tiny.judge import is_degenerate, refuses
 from align.tiny.paths import resolve_path, resolve_tiny, toy_world_folder
 from benchmarks.reproduce.cause import compare
+from benchmarks.reproduce.cures import MERGED
 from benchmarks.reproduce.experiment import Job
 from benchmarks.reproduce.files import FILES, file_of, one_at_a_time
 from benchmarks.reproduce.lines import packed
@@ -44,9 +46,9 @@ def run(job: Job, world: World) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         try:
             if job.stage == "cause":
-                line |= compare(
-                    job.name, job.flags["methods"], base, lambda flags: trained(job, flags, Path(scratch), world)
-                )
+                flags = dict(job.flags)
+                methods = flags.pop("methods")
+                line |= compare(job.name, methods, flags, base, lambda flags: trained(job, flags, Path(scratch), world))
             else:
                 model = trained(job, job.flags, Path(scratch), world) if job.flags else base
                 line |= measured(job, model, base, known)
@@ -83,6 +85,7 @@ def trained(job: Job, own: dict[str, Any], scratch: Path, world: World) -> str:
         "output": tempfile.mkdtemp(dir=scratch),
         **own,
     }
+    merged = flags.pop(MERGED, None)
     for name, value in flags.items():
         if value in FILES:
             flags[name] = file_of(str(value), job.world, world)
@@ -92,6 +95,8 @@ def trained(job: Job, own: dict[str, Any], scratch: Path, world: World) -> str:
     resolve_tiny(config, world, train.train)
     folder = train.train(config, world)
     assert folder is not None
+    if merged is not None:
+        (folder,) = merge(Path(config.model.path), folder, [merged], scratch / "merged")
     return str(folder)
 
 

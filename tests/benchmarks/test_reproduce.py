@@ -11,15 +11,18 @@ from conftest import ROOT
 
 from align.tiny.evaluate import ABILITIES
 from benchmarks import records
-from benchmarks.reproduce import lines, stats
+from benchmarks.reproduce import lines, stats, tables
 from benchmarks.reproduce.choose import chosen
+from benchmarks.reproduce.claims import claims
+from benchmarks.reproduce.cures import FRONTIER, PARTS, WHOLE
 from benchmarks.reproduce.experiment import CHOICE_WORLD, PAPER, Experiment, Job, Recipe, fast, full, key_of, method
-from benchmarks.reproduce.report import claims, report
+from benchmarks.reproduce.report import report
 from benchmarks.reproduce.results import SETS, Results
+from benchmarks.reproduce.tables import SORTS
 
 TWO = (
     Recipe("nca", ({"loss": "nca", "loss.beta": 0.1}, {"loss": "nca", "loss.beta": 1.0}), "method"),
-    Recipe("kept", ({"loss": "sft"},), "cure"),
+    Recipe("kept", ({"loss": "sft"},), "part", orders=1),
 )
 
 
@@ -28,7 +31,9 @@ def line(job, safety=1.0, able=1.0, requests=200):
     share = {key: safety if key.startswith("safety") else able for key in SETS} | {"attack_success": 1 - safety}
     passed = {key: lines.packed([i < share[key] * requests for i in range(requests)]) for key in SETS}
     scores = {key: 100 * value for key, value in share.items()} | {"safety/global": 100 * safety}
-    return {**vars(job), "kl": 0.5} | {which: {"scores": scores, "passed": passed} for which in ("dev", "final")}
+    counts = {sort: (round(share[sort.rpartition("/")[0]] * requests), requests) for sort in SORTS}
+    side = {"scores": scores, "passed": passed, "counts": counts}
+    return {**vars(job), "kl": 0.5, "dev": side, "final": side}
 
 
 def test_the_rule_takes_the_ablest_of_those_that_are_safe_enough():
@@ -47,13 +52,22 @@ def test_the_rule_takes_the_ablest_of_those_that_are_safe_enough():
 def test_a_setting_is_measured_elsewhere_only_once_all_of_them_are_known():
     experiment = Experiment(TWO, worlds=(0, 1), orders=(0, 1))
     jobs = experiment.jobs([])
-    assert [job.stage for job in jobs] == ["base"] * 3 + ["choose method"] * 2 + ["choose cure"]
-    assert {job.world for job in jobs[3:]} == {CHOICE_WORLD}
+    assert [job.stage for job in jobs] == ["base"] * 3 + ["choose method"] * 2 + ["part"] * 2
+    assert {job.world for job in jobs[3:5]} == {CHOICE_WORLD}
+    # what has one setting needs no choice, and this one is asked of one order
+    assert [(job.world, job.order) for job in jobs[5:]] == [(0, 0), (1, 0)]
     first = [line(jobs[3], 0.9), line(jobs[4], 1.0)]
     assert experiment.jobs(first[:1]) == jobs
     later = [job for job in experiment.jobs(first) if job not in jobs]
     assert [(job.world, job.order) for job in later] == [(0, 0), (1, 0), (0, 1), (1, 1)]
     assert all(job.flags == TWO[0].settings[1] and job.stage == "method" for job in later)
+
+
+def test_a_part_is_left_out_and_all_else_stays():
+    whole = FRONTIER[WHOLE]
+    for flags in PARTS.values():
+        assert flags != whole and all(key in ("loss", "data") or whole[key] == value for key, value in flags.items())
+    assert [len(whole) - len(flags) for flags in PARTS.values()] == [4, 1, 1, 1, 0, 0]
 
 
 def test_every_beta_of_a_method_is_around_the_embedded_one():
@@ -103,22 +117,49 @@ def measured(experiment, able):
     while left := {job.key: job for job in experiment.jobs(found)}.keys() - set(map(key_of, found)):
         for job in [job for job in experiment.jobs(found) if job.key in left]:
             one = line(job, 0.5 if job.name == "base" else 1.0, able.get(job.name, 0.5))
-            compared = {"norms": {"nca": 1.0, "dpo": 2.0}, "cosines": {"nca": 1.0, "dpo": 0.9}, "least": 0.9}
+            compared = {name: {"nca": 1.0, "dpo": 2.0} for name in ("norms", "cosines", "slopes")} | {"least": 0.9}
             found.append({**one, **compared, "cpu_s": 36.0, "machine": "a machine"})
     return found
 
 
 def test_the_report_is_computed_from_the_lines(tmp_path):
     experiment = fast()
-    found = measured(experiment, {"base": 1.0, "nca": 0.6, "nca + sft + anchor": 1.0})
+    able = {"base": 1.0, "nca": 0.6, "nca + sft + anchor": 1.0, WHOLE: 0.8, "without averaging": 0.7}
+    found = measured(experiment, able)
     text = report(found, experiment, tmp_path / "lines.jsonl")
-    assert "| the base model |  |  | 50.0 [" in text and "| `nca` | 0.025 | 0.00025 | 100.0 [" in text
-    assert "| `nca` | `dpo` | least of all pairs |" in text and "| 1.00, x1 | 0.90, x2 | 0.90 |" in text
-    row = next(row for row in text.splitlines() if row.startswith("| nca + sft + anchor |"))
-    assert "+0.0 [+0.0, +0.0]" in row and row.endswith("| 0.500 [0.500, 0.500] | yes |")
+    assert "| the base model | 50.0 [" in text and "| `nca` | 100.0 [" in text
+    assert "Chosen settings: `nca` β 0.025, rate 0.00025; `dpo` β 0.1, rate 0.00025." in text
+    assert "| `nca` | `dpo` | least of all pairs |" in text and "| 1.00, x1 | 2.00, x2 | 0.90 |" in text
+    assert "| the gradient's norm at first | 1 | 2 |  |" in text
+    rows = {row.split(" | ")[0][2:]: row for row in text.splitlines()}
+    row = rows["nca + sft + anchor"]
+    assert "| anchor 1, rate 0.0006 |" in row and "+0.0 [+0.0, +0.0]" in row
+    assert row.endswith("| 0.500 [0.500, 0.500] | yes |")
+    assert rows[WHOLE].endswith("| no: help, borderline help, maths, facts, judgement |")
+    assert "-10.0 [" in rows["without averaging"] and "+0.0 [" in rows["without averaging"]
+    assert rows["in new attacks"] == "| in new attacks | 50.0 | 100.0 |"
     assert f"{len(found)} runs took {len(found) / 100:.1f} hours of one core: a machine." in text
     with pytest.raises(LookupError, match="it was not run"):
         report(found[:-1], experiment, tmp_path / "lines.jsonl")
+
+
+def test_a_method_that_diverged_is_said_to_have():
+    experiment = fast()
+    found = measured(experiment, {})
+    for one in found:
+        one.update({name: {"nca": 1.0} for name in ("norms", "cosines")})
+    text = tables.causes(Results(found, experiment), experiment.causes, experiment.compared)
+    assert "| AdamW, clipped | 1.00, x1 | diverged | 0.90 |" in text
+
+
+def test_the_figure_has_every_method_and_the_frontier():
+    pytest.importorskip("matplotlib")
+    from benchmarks.reproduce.figure import draw
+
+    experiment = fast()
+    text = draw(Results(measured(experiment, {"base": 1.0}), experiment))
+    assert all(f">{name}</text>" in text for name in ("nca", "dpo", WHOLE, "the base model"))
+    assert ">without averaging<" not in text
 
 
 @pytest.mark.skipif(not (ROOT / "docs" / "results.md").exists(), reason="the experiment has not ended")
@@ -158,7 +199,7 @@ def test_two_workers_run_every_job_once_and_a_broken_one_ends_the_run(tmp_path, 
     monkeypatch.setattr(main, "toy_world_folder", lambda seed: Path("runs", "a world"))
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     keys = [key_of(one) for one in lines.read(file)]
-    assert len(keys) == len(set(keys)) == 3 + 3 + 8
+    assert len(keys) == len(set(keys)) == 3 + 2 + 4 + 2
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     assert len(lines.read(file)) == len(keys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "worker.py"]
