@@ -12,6 +12,7 @@ The others are compared with the first model. Stopped at any moment, the same co
 import argparse
 import gc
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -115,9 +116,13 @@ def talk(options: argparse.Namespace, world: World) -> None:
     )
 
 
-def progress(todo: list, what: str, world: World) -> tqdm:
+def progress(todo: list, what: str, world: World) -> Iterator:
+    """Each with a bar. Raises Stopped on a rank whose torchrun is gone."""
     seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds between updates, each of which is a line in a log file
-    return tqdm(todo, what, unit="chunk", disable=not world.main, mininterval=seldom)
+    for each in tqdm(todo, what, unit="chunk", disable=not world.main, mininterval=seldom):
+        if stopping.asked():
+            raise stopping.Stopped(stopping.advice)
+        yield each
 
 
 def main(argv: list[str]) -> int:
@@ -137,7 +142,7 @@ def main(argv: list[str]) -> int:
                     table, page = write_curves(options.curves, options.output), options.output / "curves.html"
                     print(f"{table}\n\nthe curves are in {page}", flush=True)
                 return 0
-            stopping.catch_signals("stopped; the same command resumes from here")
+            stopping.catch_signals("stopped; the same command resumes from here", meeting.launcher)
             table = evaluate(options, world)
             if world.main:
                 print(f"\n{table}\n\nthe report is in {options.output / 'report.html'}", flush=True)

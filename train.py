@@ -213,7 +213,7 @@ def main(argv: list[str]) -> int:
     meeting = rendezvous()
     try:
         with held_output(), distributed(meeting) as world:
-            stopping.catch_signals("stopped; the same command with --resume goes on")
+            stopping.catch_signals("stopped; the same command with --resume goes on", meeting.launcher)
             config = load_config(argv)
             config.job, config.output = meeting.job, meeting.agree("output", config.output)
             is_tiny = resolve_tiny(config, world, train)

@@ -24,6 +24,9 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         status = 128 + signal.SIGPIPE
+    except Exception as error:  # before the ranks have met, of which one would speak for all
+        text, status = failure(error)
+        print(text, file=sys.stderr)
     with suppress(BrokenPipeError):
         sys.stderr.flush()
     # without the interpreter's shutdown, in which a thread of gloo's can abort a process that has done its work

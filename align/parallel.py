@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
 from typing import cast
@@ -73,6 +74,7 @@ class Rendezvous:
     rank: int
     size: int
     job: str  # the same for every attempt of a torchrun --max-restarts, and for nothing else
+    launcher: int = 0  # the process of the torchrun that started this one, 0 where none did
 
     def first(self) -> bool:
         """True for the first rank that asks, so that an error on many ranks is printed once."""
@@ -85,16 +87,28 @@ class Rendezvous:
         return self.store.get(key).decode()
 
 
+# how long ranks wait for each other; and for a torchrun's store, which was there before they were
+PATIENCE, FOUND = timedelta(minutes=5), timedelta(seconds=30)
+
+
 def rendezvous() -> Rendezvous:
-    """The Rendezvous of torchrun's environment, or of a single process."""
+    """The Rendezvous of torchrun's environment, or of a single process. Raises UserError where no process serves it."""
     if "WORLD_SIZE" not in os.environ:
         return Rendezvous(dist.HashStore(), 0, 1, token_hex(8))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves)
+    # before the store answers, which shows that this still is the one that started us
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = dist.TCPStore(address, port, is_master=rank == 0 and not served, timeout=FOUND if served else PATIENCE)
+    except dist.DistError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"rank {rank}: nothing answers at {address}:{port}, torchrun is gone ({reason})") from None
+    store.set_timeout(PATIENCE)
     # torchrun's store outlives an attempt: under its bare keys a restarted rank would find the addresses of the dead ones
     attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    return Rendezvous(attempt, rank, size, store.compare_set("job", "", token_hex(8)).decode())
+    return Rendezvous(attempt, rank, size, store.compare_set("job", "", token_hex(8)).decode(), launcher)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ SECOND = b"ended at once; the same command goes on from what was kept: train.py 
 signalled, signalled_at = 0, 0.0  # the signal that asked us to stop, 0 while none has, and when it came
 advice = ""  # how to go on, where a signal ends us at once
 finishing = False  # whether one has to wait for asked()
-launcher = 0  # the torchrun that started this process, 0 where none did
+launcher = 0  # the process of the torchrun that started this one, 0 where none did
 
 
 class Stopped(BaseException):
@@ -25,11 +25,13 @@ class Stopped(BaseException):
     """
 
 
-def catch_signals(how_to_go_on: str) -> None:
-    """From here on a signal raises Stopped at once, or sets asked() between finish_first() and end_at_once()."""
+def catch_signals(how_to_go_on: str, started_by: int = 0) -> None:
+    """From here on a signal raises Stopped at once, or sets asked() between finish_first() and end_at_once().
+
+    started_by: the launcher's process, whose end asks us to stop as well; 0 where there is none.
+    """
     global signalled, advice, finishing, launcher
-    signalled, advice, finishing = 0, how_to_go_on, False
-    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    signalled, advice, finishing, launcher = 0, how_to_go_on, False, started_by
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
 

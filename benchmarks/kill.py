@@ -94,7 +94,7 @@ def kill(process: subprocess.Popen, victim: str, ranks: int) -> list[int]:
     for pid in chosen.get(victim, everyone[number + 1 :][:1] if ranks > 1 else everyone):
         with suppress(ProcessLookupError):  # it may have ended since
             os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()  # and not for its pipe, which orphans hold open
     return everyone[1:]
 
 

@@ -3,14 +3,19 @@
 import math
 import os
 import signal
+import socket
+from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 from conftest import MODEL, read_metrics
 
 import eval as evaluation
 import train
-from align import export, reference, stopping
+from align import export, parallel, reference, stopping
+from align.errors import UserError
 from align.models import load_model
+from align.parallel import Rendezvous
 
 
 @pytest.fixture
@@ -82,17 +87,58 @@ def test_while_evaluating(number, tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err == "stopped; the same command resumes from here\n"
 
 
-def test_a_rank_without_its_launcher_stops_after_its_step(flags, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
-    parents = iter([7, *[7] * 8])  # the reference is computed in between
+def launched(monkeypatch, module, times):
+    """As if torchrun, process 7, had started us, and were seen so many times before it is gone."""
+    monkeypatch.setattr(module, "rendezvous", lambda: Rendezvous(dist.HashStore(), 0, 1, "job", launcher=7))
+    parents = iter([7] * times)
     monkeypatch.setattr(stopping.os, "getppid", lambda: next(parents, 1))
+
+
+def test_a_rank_without_its_launcher_stops_after_its_step(flags, tmp_path, monkeypatch, capfd):
+    launched(monkeypatch, train, 8)  # the reference is computed in between
     assert train.main([*flags, "--reference.mode", "live", "--train.steps", "20"]) == 128 + signal.SIGTERM
     assert "stopped: step 9 of 20 is in" in capfd.readouterr().err
     assert (tmp_path / "out" / "checkpoints" / "step-000009").is_dir()
 
 
+def test_an_evaluation_without_its_launcher_stops_after_its_chunk(tmp_path, monkeypatch, capfd):
+    launched(monkeypatch, evaluation, 1)
+    done = []
+
+    def evaluate(options, world):
+        done.extend(evaluation.progress([1, 2, 3], "", world))
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    assert (
+        evaluation.main(["--model", str(MODEL), "--suite", "tiny", "--output", str(tmp_path)]) == 128 + signal.SIGTERM
+    )
+    assert capfd.readouterr().err.splitlines()[-1] == "stopped; the same command resumes from here"
+    assert done == [1]
+
+
+def test_a_rank_whose_launcher_went_before_it_could_meet_it(monkeypatch, unused_port):
+    for key, value in {
+        "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(unused_port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "some",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(parallel, "FOUND", timedelta(seconds=1))
+    message = rf"rank 1: nothing answers at 127\.0\.0\.1:{unused_port}, torchrun is gone"
+    with pytest.raises(UserError, match=message):
+        parallel.rendezvous()
+    with pytest.raises(UserError, match=message):  # before anything is looked at, and command.run says it
+        train.main(["--model", "nowhere"])
+
+
+@pytest.fixture
+def unused_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
 def test_a_process_of_its_own_has_no_launcher_to_lose(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    stopping.catch_signals("")
+    stopping.catch_signals("", parallel.rendezvous().launcher)
     monkeypatch.setattr(stopping.os, "getppid", lambda: os.getpid() + 1)
     assert not stopping.asked()

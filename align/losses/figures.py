@@ -21,6 +21,7 @@ import matplotlib
 import matplotlib.colors
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -256,7 +257,7 @@ def draw_map(ax: Axes, panel: Panel, points: int, arrows: int) -> None:
 
 def explain(figure: Figure, *kinds: str) -> None:
     """A legend over the whole figure."""
-    handles = {
+    handles: dict[str, list[Artist]] = {
         "value": [Line2D([], [], color=VALUE, label="loss, less its value at policy = reference")],
         "slopes": [
             Line2D([], [], color=CHOSEN, label="slope dL/dℓ_w over β"),
