@@ -13,8 +13,7 @@ class Recipe:
 RECIPES = {
     "nca": Recipe("pairs.toml", "nca"),
     "dpo": Recipe("pairs.toml", "dpo"),
-    "safe": Recipe("safe.toml"),
-    "safe-recover": Recipe("safe.toml", recover=10),
+    "safe": Recipe("safe.toml", recover=10),
 }
 # examples of refusals: a model this small hardly follows an instruction, but one in five of its responses follows these
 SYSTEM = "benchmarks/real/safety.txt"
