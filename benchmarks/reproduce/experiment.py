@@ -21,7 +21,7 @@ FEW = 2  # orders, of what the goal is not asked of
 # the paper's ten, and six more
 PAPER = ("nca", "dpo", "ipo", "slic", "exo", "robust", "sppo", "bco", "aot", "aot_unpaired")
 OTHERS = ("sft", "kto", "apo_zero", "simpo", "orpo", "cpo")
-BETAS = (0.25, 1.0, 4.0)  # times the method's beta in configs/tiny.toml
+BETAS = (0.25, 1.0, 4.0, 16.0)  # times the method's beta in configs/tiny.toml
 RATES = (2.5e-4, 6e-4)
 STEPS = 40  # enough for most pushes to end
 SFT_RATES = (1e-4, 2.5e-4, 6e-4, 1.2e-3)  # it has no beta

@@ -6,6 +6,7 @@ interval can mend. Where nothing at all failed the bootstrap has no spread, and 
 distinct requests, takes its place (Clopper and Pearson 1934).
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -69,8 +70,9 @@ def _bootstrap(sets: list[list[NDArray[np.float64]]]) -> Interval:
         for world in range(worlds):
             orders = len(sets[0][world])
             picked = rng.multinomial(orders, np.full(orders, 1 / orders), size=DRAWS) / orders  # (DRAWS, orders)
-            for values in sets:
-                drawn[place, world] += _draw_requests(values[world], picked, rng) / len(sets)
+            for number, values in enumerate(sets):
+                found = _draw_requests(values[world], picked, (place, world, number))
+                drawn[place, world] += found / len(sets)
     which = rng.integers(worlds, size=(worlds, DRAWS))  # the world at each place
     means = np.mean([np.choose(which[place], drawn[place]) for place in range(worlds)], axis=0)  # (DRAWS,)
     low, high = np.quantile(means, [TAIL, 1 - TAIL])
@@ -79,16 +81,23 @@ def _bootstrap(sets: list[list[NDArray[np.float64]]]) -> Interval:
 
 
 def _draw_requests(
-    values: NDArray[np.float64], picked: NDArray[np.float64], rng: np.random.Generator
+    values: NDArray[np.float64], picked: NDArray[np.float64], which: tuple[int, ...]
 ) -> NDArray[np.float64]:
     """(DRAWS,) means of one world's values (orders, requests), its orders weighted by picked (DRAWS, orders)."""
     requests = values.shape[1]
     if requests == 1:
         return picked @ values[:, 0]
-    cells = rng.integers(requests, size=(DRAWS, requests)) + requests * np.arange(DRAWS)[:, None]
-    times = np.bincount(cells.ravel(), minlength=DRAWS * requests).reshape(DRAWS, requests)  # each request was drawn
-    found: NDArray[np.float64] = np.einsum("do,do->d", picked, times.astype(float) @ values.T) / requests
+    times = _times(requests, which, DRAWS).astype(np.float32)
+    found: NDArray[np.float64] = np.einsum("do,do->d", picked, times @ values.T.astype(np.float32)) / requests
     return found
+
+
+@functools.cache
+def _times(requests: int, which: tuple[int, ...], draws: int) -> NDArray[np.uint8]:
+    """(draws, requests), how often each request is drawn: the same for all that is asked of so many requests."""
+    cells = np.random.default_rng([SEED, requests, *which]).integers(requests, size=(draws, requests))
+    cells += requests * np.arange(draws)[:, None]
+    return np.bincount(cells.ravel(), minlength=draws * requests).reshape(draws, requests).astype(np.uint8)
 
 
 def within(interval: Interval, bound: float) -> bool:

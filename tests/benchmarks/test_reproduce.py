@@ -71,7 +71,7 @@ def test_a_part_is_left_out_and_all_else_stays():
 
 
 def test_every_beta_of_a_method_is_around_the_embedded_one():
-    assert [flags["loss.beta"] for flags in method("nca").settings[::2]] == [0.025, 0.1, 0.4]
+    assert [flags["loss.beta"] for flags in method("nca").settings[::2]] == [0.025, 0.1, 0.4, 1.6]
     assert all("loss.beta" not in flags for flags in method("sft").settings)
 
 
