@@ -36,6 +36,7 @@ def rows() -> dict[str, Callable[[dict], Values]]:
         "unsafe and attacks, degenerate, %": marks(["unsafe", *ATTACKED], "degenerate"),
         "safe, refused, %": marks(["safe"], RULES),
         "- by the second, %": marks(["safe"], WORDS),
+        "neutral, refused, %": marks(["neutral"], RULES),
         "neutral, complete and text, %": marks(["neutral"], "whole"),
         "neutral, KL to the base, nats a token": weighted("neutral", "kl"),
         PERPLEXITY: weighted("gsm8k", "nll"),

@@ -71,8 +71,8 @@ def test_falcon_11b_on_eight_gpus(capsys):
 def test_the_recipe_is_planned_for_the_models_that_it_names(capsys, model):
     assert train.main(["--plan", "--config", "safe", "--model", model, "--plan.gpus", "8"]) == 0
     said = capsys.readouterr().out
-    assert "in every step 5 x anchor on 64 prompts each" in said and "it fits: a micro-batch may have" in said
-    assert load_config(["--config", "safe", "--plan"]).loss.parameters["weights"] == [0.1, 1.0]
+    assert "in every step 10 x anchor on 64 prompts each" in said and "it fits: a micro-batch may have" in said
+    assert load_config(["--config", "safe", "--plan"]).loss.parameters["weights"] == [1.0, 1.0]
 
 
 def test_what_does_not_fit_is_told_what_would(capsys):
