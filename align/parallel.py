@@ -104,7 +104,9 @@ def rendezvous() -> Rendezvous:
         store = dist.TCPStore(address, port, is_master=rank == 0 and not served, timeout=FOUND if served else PATIENCE)
     except dist.DistError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"rank {rank}: nothing answers at {address}:{port}, torchrun is gone ({reason})") from None
+        raise UserError(
+            f"rank {rank} cannot meet the others at {address}:{port}: torchrun is gone, or the port is taken ({reason})"
+        ) from None
     store.set_timeout(PATIENCE)
     # torchrun's store outlives an attempt: under its bare keys a restarted rank would find the addresses of the dead ones
     attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)

@@ -123,7 +123,7 @@ def test_a_rank_whose_launcher_went_before_it_could_meet_it(monkeypatch, unused_
     }.items():  # fmt: skip
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(parallel, "FOUND", timedelta(seconds=1))
-    message = rf"rank 1: nothing answers at 127\.0\.0\.1:{unused_port}, torchrun is gone"
+    message = rf"rank 1 cannot meet the others at 127\.0\.0\.1:{unused_port}: torchrun is gone"
     with pytest.raises(UserError, match=message):
         parallel.rendezvous()
     with pytest.raises(UserError, match=message):  # before anything is looked at, and command.run says it
