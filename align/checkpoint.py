@@ -8,7 +8,6 @@ are functions of (seed, step), so the step is all that a run has to remember bes
 
 import hashlib
 import json
-import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from align.errors import UserError, one_line
-from align.files import writing
+from align.files import is_finite, writing
 from align.nonfinite import LOWER, explain_step, non_finite
 from align.parallel import World, reshard
 from align.reference import LiveReference
@@ -216,7 +215,7 @@ def is_state(state: dict[str, Any]) -> bool:
             all(type(state[name]) is kind for name, kind in KINDS.items())
             and type(state.get("ended", "")) is str
             and all(Path(name).name == name and type(files[name]["sha256"]) is str for name in files)
-            and all(type(value) in (int, float) and math.isfinite(value) for value in state["loss"].values())
+            and all(map(is_finite, state["loss"].values()))
             and all(type(row) is int and name in files for where in wheres for name, row in where["rows"].items())
             and all(type(where["dtype"]) is str and type(where["shape"]) is list for where in wheres)
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeGuard
 
 from align.errors import UserError, one_line, shortened
 
@@ -156,6 +156,14 @@ def loads(text: str | bytes) -> Any:
         if (depth := depth + 1) > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} deep")
     return value
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether what a file holds is a number, and one that a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def is_unicode(text: str) -> bool:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from align import command
-from align.data.messages import begin, first_words
+from align.data.messages import BadRow, begin, check_messages, first_words
 from align.errors import UserError, one_line
 from align.evals.flags import Parser
 from align.files import loads, open_text, write_text
@@ -61,7 +61,14 @@ def is_response(one: Response) -> bool:
     kinds: dict[str, type] = {"id": str, "sample": int, "prompt": list}
     if "error" not in one:
         kinds |= {"response": str, "degenerate": str, "verdict": dict}
-    return all(type(one.get(key)) is kind for key, kind in kinds.items())
+    return all(type(one.get(key)) is kind for key, kind in kinds.items()) and is_dialogue(one["prompt"])
+
+
+def is_dialogue(messages: list) -> bool:
+    try:
+        return bool(check_messages(messages, "the prompt"))
+    except BadRow:
+        return False
 
 
 def usable(responses: list[Response], left_out: Counter[str]) -> list[Response]:

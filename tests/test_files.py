@@ -10,6 +10,7 @@ from align.errors import one_line
 from align.files import (
     BrokenRow,
     atomic,
+    is_finite,
     kind_of,
     loads,
     local_file,
@@ -144,3 +145,9 @@ def test_names_that_no_file_can_have(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert "symbolic links" in refuse(local_file, tmp_path / "loop")
     assert local_file(tmp_path / "none.jsonl") == tmp_path / "none.jsonl"
+
+
+@pytest.mark.parametrize("value", [True, "1", None, [1], float("inf"), float("nan"), 10**400])
+def test_what_is_no_number_that_a_float_can_hold(value):
+    assert not is_finite(value)
+    assert is_finite(10**300) and is_finite(-0.5)

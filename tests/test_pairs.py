@@ -160,6 +160,9 @@ def test_no_row_is_no_file(make, tmp_path):
         ("[1]", "is not what align.respond writes"),
         ({"prompt": "a", "chosen": "b"}, ":1 is no line of a response"),
         ({"id": "a", "prompt": "a", "sample": 0, "response": "b"}, ":1 is no line of a response"),
+        (said("a", 0, "No.", SAFE) | {"prompt": [1.5]}, ":1 is no line of a response"),
+        (said("a", 0, "No.", SAFE) | {"prompt": []}, ":1 is no line of a response"),
+        (said("a", 0, "No.", SAFE) | {"prompt": [{"role": "user"}]}, ":1 is no line of a response"),
     ],
 )
 def test_a_file_of_something_else_is_named(make, tmp_path, line, said):

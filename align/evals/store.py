@@ -46,21 +46,13 @@ def sealed(entry: dict[str, Any]) -> str:
 
 
 def entry_of(line: bytes) -> dict[str, Any] | None:
-    """What was written as a line; None for anything else. An older store has no hashes, and a response under "answer"."""
+    """What was written as a line; None for anything else."""
     try:
-        entry = loads(line)
-        whole = entry.pop("hash", None) in (None, digest(entry))
-        if not whole or type(entry["key"]) is not str or type(entry["chunk"]) is not int:
-            return None
-        return entry | {"found": [renamed(found) for found in entry["found"]]}
+        entry: dict[str, Any] = loads(line)
+        whole = entry.pop("hash") == digest(entry)
+        return entry if whole and type(entry["key"]) is str and type(entry["chunk"]) is int else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def renamed(found: dict) -> dict:
-    if not {"answer", "finish"} <= found.keys():
-        return found
-    return {"response" if key == "answer" else key: value for key, value in found.items()}
 
 
 class Store:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from align.errors import UserError
-from align.files import read_json, write_json
+from align.files import is_finite, read_json, write_json
 from align.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WRAPPERS, Stored, linked, opened
 
 PREFIX, PARTS = "base_model.model.", ("lora_A", "lora_B")
@@ -106,7 +106,7 @@ def alpha_of(module: str, about: dict[str, Any], file: Path) -> float:
         if module == pattern.removeprefix("^") or module.endswith(f".{pattern}"):
             alpha = patterns[pattern]
             break
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not is_finite(alpha):
         raise UserError(f"{file}: lora_alpha of {module} must be a number, not {alpha!r}")
     return alpha
 

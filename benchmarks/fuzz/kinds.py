@@ -301,8 +301,7 @@ def make_records(folder: Path, world: World) -> None:
 
 def read_records(folder: Path, world: World) -> None:
     for (key, chunk), found in Store(folder / "records.jsonl", writes=False).found.items():
-        # one without its hash is taken for an older version's
-        if (key != "k" or found != FOUND[chunk]) and b'"hash"' in (folder / "records.jsonl").read_bytes():
+        if key != "k" or found != FOUND[chunk]:
             raise Silent
 
 

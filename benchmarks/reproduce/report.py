@@ -33,6 +33,7 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
         runs=len(used),
         hours=sum(line["cpu_s"] for line in used) / 3600,
         machine=" and ".join(sorted({line["machine"] for line in used})),
+        retrained=results.retrained(),
         names=names,
         claims=claims(results) if set(PAPER) <= {*names["method"]} else [],
         cause_steps=cause.STEPS,

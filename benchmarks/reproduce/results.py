@@ -1,5 +1,6 @@
 """What the result lines say: shares and changes with their intervals, of a method or a cure."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,6 +52,11 @@ class Results:
     def used(self) -> list[dict[str, Any]]:
         """The lines that are asked for and there."""
         return [self.lines[job.key] for job in self.jobs if job.key in self.lines]
+
+    def retrained(self) -> list[int]:
+        """Worlds whose lines began with base models of different weights."""
+        bases = {(line["world"], line["base"]) for line in self.used()}
+        return sorted(world for world, times in Counter(world for world, _ in bases).items() if times > 1)
 
     def passed(self, name: str, key: str) -> Passed:
         """Of each world (orders, requests): for the base (1, requests)."""

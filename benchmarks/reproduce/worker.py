@@ -4,6 +4,7 @@ What training prints goes to stderr, of which the parent keeps the end. A proces
 """
 
 import contextlib
+import hashlib
 import json
 import sys
 import tempfile
@@ -43,6 +44,8 @@ def run(job: Job, world: World) -> dict[str, Any]:
     with one_at_a_time(job.world):  # the first worker that needs a base model trains it
         base = resolve_path(f"tiny:base@{job.world}", world, train.train)
         known = own_responses(base, job.world)
+    weights = (Path(base) / "model.safetensors").read_bytes()
+    line["base"] = hashlib.sha256(weights).hexdigest()[:12]  # another machine may round otherwise
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         try:
             if job.stage == "cause":

@@ -118,7 +118,7 @@ def measured(experiment, able):
         for job in [job for job in experiment.jobs(found) if job.key in left]:
             one = line(job, 0.5 if job.name == "base" else 1.0, able.get(job.name, 0.5))
             compared = {name: {"nca": 1.0, "dpo": 2.0} for name in ("norms", "cosines", "slopes")} | {"least": 0.9}
-            found.append({**one, **compared, "cpu_s": 36.0, "machine": "a machine"})
+            found.append({**one, **compared, "cpu_s": 36.0, "machine": "a machine", "base": "b"})
     return found
 
 
@@ -141,6 +141,8 @@ def test_the_report_is_computed_from_the_lines(tmp_path):
     assert f"{len(found)} runs took {len(found) / 100:.1f} hours of one core: a machine." in text
     with pytest.raises(LookupError, match="it was not run"):
         report(found[:-1], experiment, tmp_path / "lines.jsonl")
+    assert Results(found, experiment).retrained() == []
+    assert Results([*found[1:], {**found[0], "base": "another"}], experiment).retrained() == [found[0]["world"]]
 
 
 def test_a_method_that_diverged_is_said_to_have():

@@ -49,7 +49,9 @@ def test_a_half_written_line_is_written_again(tmp_path, kept):
 
 def test_a_reader_changes_nothing(tmp_path):
     file = tmp_path / "records.jsonl"
-    file.write_text('{"key": "a", "chunk": 0, "found": []}\n{"ke')
+    Store(file, writes=True).add("a", 0, [])
+    with file.open("a") as out:
+        out.write('{"ke')
     before = file.read_bytes()
     assert Store(file, writes=False).has("a", 0)
     assert file.read_bytes() == before
@@ -57,20 +59,11 @@ def test_a_reader_changes_nothing(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_an_older_store_is_read(tmp_path):
-    """A response stood under "answer" once; a verdict may have any key of its judge's."""
-    file = tmp_path / "records.jsonl"
-    record, verdict = {"id": "1", "answer": "Yes.", "finish": "eos"}, {"unsafe": False, "answer": 2}
-    lines = [{"key": "a", "chunk": 0, "found": [record]}, {"key": "b", "chunk": 0, "found": [verdict]}]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    store = Store(file, writes=True)
-    assert store.all("a", 1) == [{"id": "1", "response": "Yes.", "finish": "eos"}]
-    assert store.all("b", 1) == [verdict]
-
-
 def test_a_line_of_something_else_is_named(tmp_path):
     file = tmp_path / "records.jsonl"
-    file.write_text('{"key": "a", "chunk": 0, "found": []}\n[1, 2]\n')
+    Store(file, writes=True).add("a", 0, [])
+    with file.open("a") as out:
+        out.write("[1, 2]\n")
     with pytest.raises(UserError, match=r"records\.jsonl:2 is not a line of an evaluation"):
         Store(file, writes=True)
     assert file.read_text().endswith("[1, 2]\n")
@@ -93,7 +86,8 @@ def test_digests_tell_apart(tmp_path):
 
 def test_an_edited_line_is_refused(tmp_path):
     file = tmp_path / "records.jsonl"
-    for old, new in (("no", "yes"), ('"chunk": 0', '"chunk": 1'), ('"k"', '"l"'), ("}]", ', "x": 1}]')):
+    changes = [("no", "yes"), ('"chunk": 0', '"chunk": 1'), ('"k"', '"l"'), ("}]", ', "x": 1}]'), ('"hash"', '"hush"')]
+    for old, new in changes:
         file.unlink(missing_ok=True)
         Store(file, writes=True).add("k", 0, [{"id": "1", "response": "no", "finish": "eos"}])
         file.write_text(file.read_text().replace(old, new))
