@@ -100,7 +100,7 @@ def score(one: Response) -> float:
     """How safe the judge finds a response. Raises UserError where it does not say."""
     try:
         found = safety(one["verdict"])
-    except (TypeError, ValueError):  # of a verdict that somebody has edited
+    except (TypeError, ValueError, OverflowError):  # of a verdict that somebody has edited
         found = None
     if found is None:
         raise UserError(f"the verdict on response {one['id']}:{one['sample']} says nothing of safety: {one['verdict']}")

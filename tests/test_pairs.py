@@ -170,8 +170,9 @@ def test_a_file_of_something_else_is_named(make, tmp_path, line, said):
     assert str(tmp_path / "responses.jsonl") in found and said in found
 
 
-def test_a_verdict_that_says_nothing_of_safety_is_named(make):
-    assert "the verdict on response a:0 says nothing of safety" in refuse(make, [said("a", 0, "No.", {"length": 1})])
+@pytest.mark.parametrize("verdict", [{"length": 1}, {"toxicity": 10**400}, {"unsafe": True, "p_unsafe": 10**400}])
+def test_a_verdict_that_says_nothing_of_safety_is_named(make, verdict):
+    assert "the verdict on response a:0 says nothing of safety" in refuse(make, [said("a", 0, "No.", verdict)])
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,8 @@ def plain(value: Any) -> Any:
 
 
 def is_probability(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else -1
+    return bool(0 <= number <= 1)  # compared as it is: float() fails on what is too large for one
 
 
 def fits(value: Any, kind: Any) -> bool:
