@@ -85,7 +85,7 @@ soak: setup
 
 # a training step beside TRL's, on the same work: make bench-step TRL=PYTHON, an interpreter that has trl; alone without
 bench-step: setup
-	$(BIN)/python -m benchmarks.step $(if $(TRL),--trl $(TRL)) $(if $(REPEATS),--repeats $(REPEATS))
+	$(BIN)/python -m benchmarks.step $(if $(TRL),--trl $(TRL)) $(if $(BFLOAT16),--bfloat16) $(if $(REPEATS),--repeats $(REPEATS))
 
 # the experiment of docs/results.md: runs what benchmarks/reproduce-cpu.jsonl lacks, hours of two cores, and can be stopped
 # at any moment. FAST=1 runs a little of every part, in minutes

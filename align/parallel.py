@@ -181,7 +181,8 @@ def shard(model: Decoder, world: World, dtype: torch.dtype, parallel: ParallelSe
         groups.append(fully_shard(model.lm_head, mesh=mesh, mp_policy=policy, reshard_after_forward=False))
     for before, after in itertools.pairwise(groups):
         before.set_modules_to_forward_prefetch([after])  # in backward FSDP does so by itself
-    for module in (*groups, fully_shard(model, mesh=mesh, mp_policy=policy)):
+    groups.append(fully_shard(model, mesh=mesh, mp_policy=policy))
+    for module in groups if world.size > 1 else ():  # a single rank has nothing to sum
         # the loss is already divided by the global count of prompts: gradients are summed, not averaged
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled reduction

@@ -1,15 +1,18 @@
 """A step of train.py beside a step of TRL's DPOTrainer: seconds, real tokens, memory, share of the machine's peak.
 
-    python -m benchmarks.step [--trl PYTHON] [--trl_batch N] [--repeats N] [--steps N] [--case NAME] [--output FILE]
+    python -m benchmarks.step [--trl PYTHON] [--trl_batch N] [--bfloat16] [--repeats N] [--steps N] [--case NAME]
+                              [--output FILE]
 
 Same weights, pairs, order, loss (dpo), rate and AdamW; each run in a fresh process, ours and TRL's in turn. That it is
 the same work is checked: the losses of all steps agree to 1e-3. `make bench-step TRL=PYTHON` names the interpreter of
 an environment with trl; without one, our side alone is measured. Ours is train.py with the settings that it has by
 itself; of TRL's, trl_dpo.py says which, and it takes 8 pairs at a time, as it does by itself (fewer pad less).
+--bfloat16 runs ours once more with --parallel.dtype bfloat16, whose losses agree with float32's to 5e-3: for a CPU that
+multiplies in bfloat16.
 
 Real tokens are each prompt once and its responses; of the same count are the operations, of which the machine's peak is
-the most that torch.mm in float32 did here. Memory above the baseline is what a run added to what its process held
-before, its imports done.
+the most that torch.mm in the dtype of compute did here. Memory above the baseline is what a run added to what its
+process held before, its imports done.
 """
 
 import argparse
@@ -31,10 +34,11 @@ from benchmarks.step import cases, peak
 from kernels.machine import hardware
 
 HERE = Path(__file__).resolve().parent
-OURS, PEER = "train.py", "TRL"
+OURS, PEER, ROUNDED = "train.py", "TRL", "bfloat16"  # the last is train.py, too
 MODES = ("live", "cached")
 BETA, LR, BETA2 = 0.1, 1e-4, 0.95
-AGREE = 1e-3  # of the losses of the two sides, step by step
+AGREE = {PEER: 1e-3, ROUNDED: 5e-3}  # with ours, the losses of each step
+DTYPES = {OURS: "float32", PEER: "float32", ROUNDED: "bfloat16"}
 LIMIT = 600  # seconds a run may take
 
 
@@ -42,7 +46,7 @@ def run(side: str, case: str, mode: str, folder: Path, args: argparse.Namespace)
     """One run in a process of its own: what it wrote, or {"failed": why}."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         result, output = Path(scratch) / "result.json", Path(scratch) / "run"
-        if side == OURS:
+        if side != PEER:
             flags = {
                 "model": folder / "model",
                 "data": folder / "pairs.jsonl",
@@ -58,6 +62,7 @@ def run(side: str, case: str, mode: str, folder: Path, args: argparse.Namespace)
                 "optim.beta2": BETA2,
                 "optim.schedule": "constant",
                 "optim.warmup": 0,
+                "parallel.dtype": DTYPES[side],
             }
             words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             command = [sys.executable, "-m", "benchmarks.step.ours", str(result), *words]
@@ -111,29 +116,32 @@ def row(case: str, mode: str, side: str, runs: list[dict], steps: list[cases.Ste
     }
 
 
-def disagreement(ours: dict, peer: dict) -> str:
-    """Where two rows were not the same work; "" where they were."""
-    for step, (a, b) in enumerate(zip(ours["loss"], peer["loss"], strict=True), start=1):
-        if not abs(a - b) <= AGREE:
-            return f"the loss of step {step} is {a:.6f} by {OURS} and {b:.6f} by {PEER}"
-    a, b = ours["logps/chosen"], peer["logps/chosen"]
-    return "" if abs(a - b) <= AGREE * abs(a) else f"the first log-probs are {a:.3f} and {b:.3f}"
+def disagreement(ours: dict, other: dict, side: str) -> str:
+    """Where our row and that of another side were not the same work; "" where they were."""
+    for step, (a, b) in enumerate(zip(ours["loss"], other["loss"], strict=True), start=1):
+        if not abs(a - b) <= AGREE[side]:
+            return f"the loss of step {step} is {a:.6f} by {OURS} and {b:.6f} by {side}"
+    a, b = ours["logps/chosen"], other["logps/chosen"]
+    return "" if abs(a - b) <= AGREE[side] * abs(a) else f"the first log-probs are {a:.3f} and {b:.3f}"
 
 
 def comparisons(numbers: records.Numbers) -> Iterator[str]:
     """A line for every case that both sides ran: how many times faster, at which share of the memory."""
-    rows = {(row["part"], row["name"]): row for row in numbers}
+    rows = {(row["part"], row["name"]): row for row in numbers if "failed" not in row}
     for (case, name), ours in rows.items():
         side, _, mode = name.partition(", ")
-        peer = rows.get((case, f"{PEER}, {mode}"))
-        if side != OURS or peer is None or "failed" in ours or "failed" in peer:
+        if side != OURS:
             continue
-        same = disagreement(ours, peer)
-        yield (
-            f"{case}, {mode}: {peer['s_step'] / ours['s_step']:.2f} times as fast as {PEER}, at "
-            f"{ours['above_mib'] / peer['above_mib']:.2f} of its memory ({ours['peak_mib'] / peer['peak_mib']:.2f} with "
-            f"the baseline); {'NOT THE SAME WORK: ' + same if same else 'losses agree'}"
-        )
+        for other in (PEER, ROUNDED):
+            if found := rows.get((case, f"{other}, {mode}")):
+                fast, slow, said = (ours, found, f"as {PEER}") if other == PEER else (found, ours, "in bfloat16")
+                same = disagreement(ours, found, other)
+                yield (
+                    f"{case}, {mode}: {slow['s_step'] / fast['s_step']:.2f} times as fast {said}, at "
+                    f"{fast['above_mib'] / slow['above_mib']:.2f} of its memory "
+                    f"({fast['peak_mib'] / slow['peak_mib']:.2f} with the baseline); "
+                    f"{'NOT THE SAME WORK: ' + same if same else 'losses agree'}"
+                )
 
 
 COLUMNS = {"s_step": ".3f", "tokens_s": ".0f", "mfu": ".1%", "above_mib": ".0f", "peak_mib": ".0f"}
@@ -165,6 +173,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--trl_batch", type=int, default=8, metavar="N", help="pairs that it takes at a time; default 8"
     )
+    parser.add_argument("--bfloat16", action="store_true", help="run ours in bfloat16, too")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="runs of each; the fastest counts")
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="of a run, the first of which warms up")
     parser.add_argument("--case", action="append", choices=list(cases.BATCHES), help="this alone; default: all")
@@ -184,6 +193,7 @@ def main(argv: list[str]) -> int:
         sides.append(PEER)
     else:
         print("no --trl PYTHON: our side alone")
+    sides += [ROUNDED] * args.bfloat16
 
     cpu = hardware("cpu")
     machine = {"cpu": cpu, "threads": torch.get_num_threads(), **versions}
@@ -193,13 +203,15 @@ def main(argv: list[str]) -> int:
         "beta2": BETA2,
         "steps": args.steps,
         "repeats": args.repeats,
-        "dtype": "float32",
+        "dtype": {side: DTYPES[side] for side in sides},
     }
     settings |= {"pairs a step": cases.BATCHES, "pairs that TRL takes at a time": args.trl_batch}
     record = records.begin("a training step", machine, settings)
     file = args.output or records.new_file(records.FOLDER, "step", cpu)
-    flops = peak.matrix_peak()
-    record["numbers"] = [{"part": "machine", "name": "torch.mm, float32", "tflops": flops / 1e12}]
+    flops = {dtype: peak.matrix_peak(getattr(torch, dtype)) for dtype in dict.fromkeys(DTYPES[side] for side in sides)}
+    record["numbers"] = [
+        {"part": "machine", "name": f"torch.mm, {dtype}", "tflops": found / 1e12} for dtype, found in flops.items()
+    ]
     records.write(file, record)
     with tempfile.TemporaryDirectory(prefix="bench-step-") as scratch:
         for case in args.case or cases.BATCHES:
@@ -213,9 +225,10 @@ def main(argv: list[str]) -> int:
                     for side in sides:
                         runs[side].append(run(side, case, mode, Path(scratch) / case, args))
                         print(f"{case}, {mode}, {side}: {runs[side][-1].get('failed', 'done')}", flush=True)
-                record["numbers"] += [row(case, mode, side, runs[side], steps, flops) for side in sides]
+                record["numbers"] += [row(case, mode, side, runs[side], steps, flops[DTYPES[side]]) for side in sides]
                 records.write(file, record)
-    print(f"\n{cpu}, {torch.get_num_threads()} threads, torch.mm {flops / 1e9:.0f} GFLOP/s")
+    reached = ", ".join(f"{found / 1e9:.0f} GFLOP/s in {dtype}" for dtype, found in flops.items())
+    print(f"\n{cpu}, {torch.get_num_threads()} threads, torch.mm {reached}")
     print(f"{table(record['numbers'])}\n\n{os.path.relpath(file)}")
     failed = any("failed" in row for row in record["numbers"])
     return int(failed or "NOT THE SAME WORK" in table(record["numbers"]))

@@ -8,11 +8,11 @@ SIZES = (1024, 2048, 4096)
 SECONDS = 1.5  # that a size may take
 
 
-def matrix_peak() -> float:
-    """The most operations a second that torch.mm of two float32 matrices did."""
+def matrix_peak(dtype: torch.dtype) -> float:
+    """The most operations a second that torch.mm of two matrices did."""
     best = 0.0
     for size in SIZES:
-        a, b = torch.randn(size, size), torch.randn(size, size)
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
         began = time.perf_counter()
         while (start := time.perf_counter()) < began + SECONDS:
             a @ b

@@ -105,29 +105,36 @@ def test_the_two_sides_are_compared_where_they_did_the_same(loss, said):
     assert said in line
     assert not list(step.comparisons([ours]))
     other = peer | {"loss": list(ours["loss"]), "logps/chosen": -50.1}
-    assert "the first log-probs are -50.000 and -50.100" in step.disagreement(ours, other)
+    assert "the first log-probs are -50.000 and -50.100" in step.disagreement(ours, other, step.PEER)
 
 
 def test_a_run_of_ours_leaves_a_record(tmp_path, monkeypatch, capsys):
     def run(side, case, mode, folder, args):
-        assert (side, args.steps, args.trl) == (step.OURS, 2, "") and (folder / "pairs.jsonl").exists()
-        return {"failed": "out of luck"} if mode == "cached" else runs([2.0])[0]
+        assert side in (step.OURS, step.ROUNDED) and (args.steps, args.trl) == (2, "")
+        assert (folder / "pairs.jsonl").exists()
+        return {"failed": "out of luck"} if mode == "cached" else runs([2.0 if side == step.OURS else 1.0])[0]
 
     monkeypatch.setattr(cases, "ARCHITECTURE", cases.ARCHITECTURE | TINY)
     monkeypatch.setattr(step, "run", run)
-    monkeypatch.setattr(peak, "matrix_peak", lambda: 1e12)
+    monkeypatch.setattr(peak, "matrix_peak", lambda dtype: 1e12)
     file = tmp_path / "step.json"
-    assert step.main(["--steps", "2", "--case", "small", "--output", str(file)]) == 1, "one run failed"
+    command = ["--steps", "2", "--case", "small", "--output", str(file)]
+    assert step.main([*command, "--bfloat16"]) == 1, "one run failed"
     record = records.read(file)
-    names = [(row["part"], row["name"]) for row in record["numbers"]]
-    assert names == [("machine", "torch.mm, float32"), ("small", "train.py, live"), ("small", "train.py, cached")]
+    names = [f"{row['part']}: {row['name']}" for row in record["numbers"]]
+    assert names == [
+        "machine: torch.mm, float32",
+        "machine: torch.mm, bfloat16",
+        *(f"small: {side}, {mode}" for mode in ("live", "cached") for side in ("train.py", "bfloat16")),
+    ]
     said = capsys.readouterr().out
     assert "no --trl PYTHON: our side alone" in said and "small        train.py, cached   failed: out of luck" in said
+    assert "small, live: 2.00 times as fast in bfloat16, at 1.00 of its memory" in said and said.count("agree") == 1
 
 
 def test_a_case_whose_files_are_absent_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cases, "HH", tmp_path / "hh.jsonl.gz")
-    monkeypatch.setattr(peak, "matrix_peak", lambda: 1e12)
+    monkeypatch.setattr(peak, "matrix_peak", lambda dtype: 1e12)
     assert step.main(["--case", "hh-harmless", "--output", str(tmp_path / "r.json")]) == 0
     assert f"hh-harmless: left out, no {tmp_path / 'hh.jsonl.gz'}" in capsys.readouterr().out
 
@@ -152,7 +159,7 @@ def test_an_interpreter_without_trl_is_named(capsys, python, said):
 def test_the_peak_is_what_a_product_reaches(monkeypatch):
     monkeypatch.setattr(peak, "SIZES", (64,))
     monkeypatch.setattr(peak, "SECONDS", 0.05)
-    assert 1e7 < peak.matrix_peak() < 1e14
+    assert 1e7 < peak.matrix_peak(torch.float32) < 1e14
 
 
 @pytest.mark.slow
@@ -160,7 +167,8 @@ def test_our_side_is_train_py_and_says_what_it_held(tiny, monkeypatch):
     """In a process of its own, so that the memory is that of one run."""
     folder, _ = tiny
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = step.run(step.OURS, "small", "live", folder, Namespace(steps=3))
+    found, rounded = (step.run(side, "small", "live", folder, Namespace(steps=3)) for side in (step.OURS, step.ROUNDED))
+    assert 0 < max(abs(a - b) for a, b in zip(found["loss"], rounded["loss"], strict=True)) < step.AGREE[step.ROUNDED]
     assert len(found["seconds"]) == len(found["loss"]) == 3 and abs(found["loss"][0] - 0.693147) < 1e-5
     assert found["loss"][2] != found["loss"][0] and 0 < found["baseline_mib"] < found["peak_mib"]
     assert torch.isfinite(torch.tensor(found["logps/chosen"])).all()

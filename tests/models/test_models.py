@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from align.errors import UserError
 from align.generate.cache import KVCache
 from align.models import FalconConfig, LlamaConfig, build_model, init_weights, load_model
-from align.models.attention import alibi_slopes
+from align.models.attention import alibi_slopes, attend_rows
 from align.models.config import Rope
 from align.models.layers import RMSNorm, rotary, rotate
 from align.stream import stream_of_rows
@@ -99,6 +99,17 @@ def test_float64_agrees(variant):
     assert logp.dtype == torch.float64
     # nearer than float32's tolerance: what is left is the rounding of the numbers themselves
     assert (logp - numbers["token_logprobs"][:, 1:]).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_bfloat16_attention_of_rows_on_a_cpu_is_float32s_rounded_once(masked):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 5, 8).bfloat16() for heads in (4, 2, 2))
+    mask = torch.randn(2, 1, 5, 5).bfloat16() if masked else None
+    exact = attend_rows(q.double(), k.double(), v.double(), mask)  # (2, 5, 32)
+    rounded = attend_rows(q, k, v, mask)
+    assert rounded.dtype == torch.bfloat16
+    assert ((rounded - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all()
 
 
 @each_variant
