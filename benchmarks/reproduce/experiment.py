@@ -12,11 +12,11 @@ from typing import Any
 from align.config import load_config
 from benchmarks.reproduce.cause import OPTIMIZERS
 from benchmarks.reproduce.choose import chosen
-from benchmarks.reproduce.cures import CURES, FRONTIER, PARTS, WHOLE
+from benchmarks.reproduce.cures import CURES, FRONTIER, NEAREST, PARTS, WHOLE
 
 CHOICE_WORLD = 3
 WORLDS, ORDERS = (0, 1, 2), (0, 1, 2, 3, 4)
-FEW = 2  # orders, of what the goal is not asked of
+FEW = {"cure": 3, "frontier": 2, "part": 2}  # orders, of all but the methods and what is nearest to the goal
 
 # the paper's ten, and six more
 PAPER = ("nca", "dpo", "ipo", "slic", "exo", "robust", "sppo", "bco", "aot", "aot_unpaired")
@@ -85,9 +85,13 @@ def recipes(stage: str) -> list[Recipe]:
     if stage == "method":
         return [method(name) for name in (*PAPER, *OTHERS)]
     if stage == "cure":
-        return [Recipe(name, settings, stage) for name, settings in CURES.items()]
-    fixed = FRONTIER if stage == "frontier" else PARTS
-    return [Recipe(name, (flags,), stage, len(ORDERS) if name == WHOLE else FEW) for name, flags in fixed.items()]
+        found = CURES
+    else:
+        found = {name: (flags,) for name, flags in (FRONTIER if stage == "frontier" else PARTS).items()}
+    return [
+        Recipe(name, settings, stage, len(ORDERS) if name in NEAREST else FEW[stage])
+        for name, settings in found.items()
+    ]
 
 
 @dataclass(frozen=True)

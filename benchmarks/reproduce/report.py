@@ -10,8 +10,8 @@ from benchmarks.records import ROOT
 from benchmarks.reproduce import cause, tables
 from benchmarks.reproduce.choose import SAFE_ENOUGH
 from benchmarks.reproduce.claims import claims
-from benchmarks.reproduce.cures import WHOLE
-from benchmarks.reproduce.experiment import CHOICE_WORLD, PAPER, STAGES, Experiment
+from benchmarks.reproduce.cures import NEAREST, WHOLE
+from benchmarks.reproduce.experiment import CHOICE_WORLD, FEW, PAPER, STAGES, Experiment
 from benchmarks.reproduce.results import Results
 
 TEXT = Path(__file__).with_name("results.md.jinja")
@@ -29,7 +29,8 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
         abilities=[tables.ABILITY[name] for name in ABILITIES],
         worlds=experiment.worlds,
         orders=experiment.orders,
-        few=min((recipe.orders for recipe in experiment.recipes if recipe.stage == "part"), default=0),
+        few={stage: min(few, len(experiment.orders)) for stage, few in FEW.items()},
+        nearest=NEAREST,
         runs=len(used),
         hours=sum(line["cpu_s"] for line in used) / 3600,
         machine=" and ".join(sorted({line["machine"] for line in used})),
