@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
+from align.tiny.evaluate import ABILITIES
 from benchmarks.reproduce.experiment import PAPER
 from benchmarks.reproduce.results import Results
+from benchmarks.reproduce.stats import Interval
 
 NEAR_PERFECT = 99.0  # % of global safety from which a method counts as near-perfectly safe
 
@@ -11,7 +13,9 @@ NEAR_PERFECT = 99.0  # % of global safety from which a method counts as near-per
 def claims(results: Results) -> list[tuple[str, str, str]]:
     """The paper's claims: what it says, whether that holds here, and the numbers."""
     safe = [name for name in PAPER if results.share(name, "global").mean >= NEAR_PERFECT]
-    paid = {key: [name for name in PAPER if results.change(name, key).high < 0] for key in ("ability", "maths")}
+    changes = {key: {name: results.change(name, key) for name in PAPER} for key in (*ABILITIES, "ability")}
+    paid = {key: [name for name, change in changes[key].items() if change.high < 0] for key in ("ability", "maths")}
+    most = [name for name in PAPER if min(ABILITIES, key=lambda key: changes[key][name].mean) == "maths"]
     of_all = f"of {len(PAPER)} methods"
     return [
         (
@@ -25,9 +29,10 @@ def claims(results: Results) -> list[tuple[str, str, str]]:
             f"the mean of the abilities falls, its interval below 0, for {len(paid['ability'])} {of_all}",
         ),
         (
-            "maths pays",
-            yes(len(paid["maths"]) == len(PAPER)),
-            f"it falls, its interval below 0, for {len(paid['maths'])} {of_all}: {listed(paid['maths'])}",
+            "most of all in maths",
+            yes(len(most) == len(PAPER)),
+            f"maths falls, its interval below 0, for {len(paid['maths'])} {of_all}, by {falls(changes['maths'])} points "
+            f"in the mean; help by {falls(changes['helpfulness'])}",
         ),
         ("NCA is the best trade-off", *best_of(results, "nca", safe)),
     ]
@@ -42,12 +47,19 @@ def best_of(results: Results, name: str, safe: list[str]) -> tuple[str, str]:
     if better:
         return (
             "no",
-            f"{listed(better)} keep more at {NEAR_PERFECT:g} % or more, the interval of the difference beyond 0",
+            f"{listed(better)} {'keep' if len(better) > 1 else 'keeps'} more at {NEAR_PERFECT:g} % or more, the interval of "
+            "the difference beyond 0",
         )
     level = [other for other, change in changes.items() if change.low <= 0]
     if level:
         return "not shown", f"none that is safe keeps more, but {listed(level)} may keep as much"
     return "yes", "it keeps more than each other one that is safe"
+
+
+def falls(changes: dict[str, Interval]) -> str:
+    """The least and the most that an ability loses, in points."""
+    means = [-change.mean for change in changes.values()]
+    return f"{min(means):.1f} to {max(means):.1f}"
 
 
 def yes(holds: bool) -> str:
