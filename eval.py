@@ -11,11 +11,7 @@ The others are compared with the first model. Stopped at any moment, the same co
 
 import argparse
 import gc
-import sys
-from collections.abc import Iterator
 from typing import NoReturn
-
-from tqdm import tqdm
 
 from align import command, stopping
 from align.disk import check_writable
@@ -26,7 +22,7 @@ from align.evals.load import load_suites
 from align.evals.models import find_models, load_candidate
 from align.evals.report.runs import write_curves
 from align.evals.report.text import summary_table, write_report
-from align.evals.run import Task, check_responses, item_records, task_of
+from align.evals.run import Task, check_responses, item_records, progress, task_of
 from align.evals.scoring.judging import JudgeSpec, judge_records, judge_specs
 from align.evals.scoring.results import build_results
 from align.evals.store import Store
@@ -114,15 +110,6 @@ def talk(options: argparse.Namespace, world: World) -> None:
         seed=options.seed,
         max_length=options.max_length,
     )
-
-
-def progress(todo: list, what: str, world: World) -> Iterator:
-    """Each with a bar. Raises Stopped on a rank whose torchrun is gone."""
-    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds between updates, each of which is a line in a log file
-    for each in tqdm(todo, what, unit="chunk", disable=not world.main, mininterval=seldom):
-        if stopping.asked():
-            raise stopping.Stopped(stopping.advice)
-        yield each
 
 
 def main(argv: list[str]) -> int:

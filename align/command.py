@@ -9,6 +9,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import NoReturn, cast
 
+from align import stopping
 from align.errors import UserError, tidy
 
 
@@ -52,6 +53,8 @@ def attempt(work: Callable[[], None], speaks: Callable[[], bool] = lambda: True)
         return 0
     except KeyboardInterrupt:
         text, status = "stopped; the same command goes on from here", 128 + signal.SIGINT
+    except stopping.Stopped as stopped:
+        text, status = str(stopped), 128 + stopping.signalled
     except BrokenPipeError:
         raise
     except Exception as error:

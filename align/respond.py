@@ -14,15 +14,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tqdm import tqdm
-
-from align import command
+from align import command, stopping
 from align.data.rows import describe
 from align.errors import UserError
 from align.evals.files import read_text
 from align.evals.flags import Parser, check_sampling
 from align.evals.models import find_model, load_candidate
-from align.evals.run import check_responses, item_records, task_of
+from align.evals.run import check_responses, item_records, progress, task_of
 from align.evals.scoring.judging import Judge, judge_records, judge_spec
 from align.evals.store import CHUNK, digest
 from align.evals.suites import Benchmark
@@ -72,7 +70,7 @@ def respond(options: argparse.Namespace, world: World) -> str:
     if done < len(given):
         loaded, judge = load_candidate(model, options, world), spec.load()
         starts = range(done, len(given), size)
-        for start in tqdm(starts, "responds", unit="chunk", disable=not world.main, mininterval=0.5):
+        for start in progress(starts, "responds", world):
             part = slice(start, start + size)
             records = item_records(loaded, task, task.items[part], options, world)
             lines = lines_of(records, given[part], judge, world)
@@ -219,6 +217,7 @@ def main(argv: list[str]) -> int:
     def work() -> None:
         options = read_flags(argv)
         with distributed(meeting) as world:
+            stopping.catch_signals("stopped; the same command goes on from here", meeting.launcher)
             said = respond(options, world)
             if world.main:
                 print(said, flush=True)

@@ -12,7 +12,7 @@ from conftest import MODEL, read_metrics
 
 import eval as evaluation
 import train
-from align import export, parallel, reference, stopping
+from align import export, parallel, reference, respond, stopping
 from align.errors import UserError
 from align.models import load_model
 from align.parallel import Rendezvous
@@ -114,6 +114,26 @@ def test_an_evaluation_without_its_launcher_stops_after_its_chunk(tmp_path, monk
     )
     assert capfd.readouterr().err.splitlines()[-1] == "stopped; the same command resumes from here"
     assert done == [1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None], ids=["TERM", "INT", "no launcher"])
+def test_responding_goes_on_from_the_chunk_that_a_signal_came_in(number, tmp_path, monkeypatch, capfd):
+    """None: its launcher is gone."""
+    (tmp_path / "prompts.txt").write_text("".join(f"How do I hide hat number {i}?\n" for i in range(4)))
+    words = ["--model", MODEL, "--prompts", tmp_path / "prompts.txt", "--k", 2, "--max_new_tokens", 4]
+    words = list(map(str, [*words, "--output", tmp_path / "out.jsonl"]))
+    monkeypatch.setattr(respond, "CHUNK", 4)
+    if number is None:
+        launched(monkeypatch, respond, 1)
+    else:
+        signalling(monkeypatch, respond, "item_records", number, at=2)
+    assert respond.main(words) == 128 + (number or signal.SIGTERM)
+    assert capfd.readouterr().err.splitlines()[-1] == "stopped; the same command goes on from here"
+    begun = (tmp_path / "out.jsonl").read_bytes()
+    assert begun.count(b"\n") == 4
+    monkeypatch.undo()
+    assert respond.main(words) == 0
+    assert (tmp_path / "out.jsonl").read_bytes().startswith(begun)
 
 
 def test_a_rank_whose_launcher_went_before_it_could_meet_it(monkeypatch, unused_port):

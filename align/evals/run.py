@@ -2,9 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from tqdm import tqdm
+
+from align import stopping
 from align.data import encode_prompts
 from align.data.messages import is_begun
 from align.data.tokenizer import Tokenizer
@@ -16,6 +21,17 @@ from align.evals.suites import Benchmark
 from align.generate import FAILURES, Settings, stream
 from align.models import Decoder
 from align.parallel import World
+
+Each = TypeVar("Each")
+
+
+def progress(todo: Sequence[Each], what: str, world: World) -> Iterator[Each]:
+    """Each with a bar. Raises Stopped on a rank whose torchrun is gone."""
+    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds between updates, each of which is a line in a log file
+    for each in tqdm(todo, what, unit="chunk", disable=not world.main, mininterval=seldom):
+        if stopping.asked():
+            raise stopping.Stopped(stopping.advice)
+        yield each
 
 
 def spread(items: Sequence[dict], work: Callable[[list[dict]], list[dict]], world: World) -> list[dict]:
