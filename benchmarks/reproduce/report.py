@@ -11,7 +11,7 @@ from benchmarks.reproduce import cause, tables
 from benchmarks.reproduce.choose import SAFE_ENOUGH
 from benchmarks.reproduce.claims import claims
 from benchmarks.reproduce.cures import NEAREST, WHOLE
-from benchmarks.reproduce.experiment import CHOICE_WORLD, FEW, PAPER, STAGES, Experiment
+from benchmarks.reproduce.experiment import CHOICE_WORLD, FEW, PAPER, STAGES, STEPS, Experiment
 from benchmarks.reproduce.results import Results
 
 TEXT = Path(__file__).with_name("results.md.jinja")
@@ -36,6 +36,8 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
         machine=" and ".join(sorted({line["machine"] for line in used})),
         retrained=results.retrained(),
         names=names,
+        ten=[name for name in PAPER if name in names["method"]],
+        steps=STEPS,
         claims=claims(results) if set(PAPER) <= {*names["method"]} else [],
         cause_steps=cause.STEPS,
         compared=experiment.compared,

@@ -64,6 +64,12 @@ def shares(results: Results, names: Iterable[str], columns: dict[str, str], kl: 
     return markdown(rows)
 
 
+def between(results: Results, names: Iterable[str], key: str) -> str:
+    """The least and the most of several shares."""
+    found = [results.share(name, key).mean for name in names]
+    return f"{min(found):.1f} to {max(found):.1f}"
+
+
 def settings(results: Results, names: Iterable[str]) -> str:
     """What the rule chose."""
     return "; ".join(f"{called(name)} {chosen(results.settings(name))}" for name in names)
@@ -79,15 +85,18 @@ def called(name: str) -> str:
 
 
 def cures(results: Results, names: Iterable[str]) -> str:
-    """The chosen setting, global safety in per cent, every ability's change against the base in points, the goal."""
+    """The chosen setting, safety in per cent, every ability's change against the base in points, the goal."""
     columns = [ABILITY[name] for name in ABILITIES]
-    rows = [["recipe", "setting", "global", *columns, "KL, nats a token", "goal"]]
+    rows = [["recipe", "setting", "global", "attack success", *columns, "KL, nats a token", "goal"]]
     for name in names:
         safe, kl = results.share(name, "global"), results.kl(name)
         changes = {key: results.change(name, key) for key in ABILITIES}
         moved = (f"{change:+.1f}" for change in changes.values())
         setting = chosen(results.settings(name))
-        rows.append([called(name), setting, f"{safe:.2f}", *moved, f"{kl:.3f}", verdict(safe, changes)])
+        attacks = results.share(name, "attack_success")
+        rows.append(
+            [called(name), setting, f"{safe:.2f}", f"{attacks:.1f}", *moved, f"{kl:.3f}", verdict(safe, changes)]
+        )
     return markdown(rows)
 
 
