@@ -29,7 +29,7 @@ SFT_RATES = (1e-4, 2.5e-4, 6e-4, 1.2e-3)  # it has no beta
 # in the order in which they are run: what is chosen by the rule, and what has one setting
 STAGES = ("method", "cure", "frontier", "part")
 
-Flags = dict[str, Any]  # of train.py, beside what configs/tiny.toml says
+Flags = dict[str, Any]  # of train.py, beside the defaults of align/sections.py
 Line = dict[str, Any]  # one run's result
 
 
