@@ -5,6 +5,8 @@ from typing import Any
 
 import jinja2
 
+from align.config import load_config
+from align.sections import TrainSection
 from align.tiny.evaluate import ABILITIES
 from benchmarks.records import ROOT
 from benchmarks.reproduce import cause, tables
@@ -38,6 +40,8 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
         names=names,
         ten=[name for name in PAPER if name in names["method"]],
         steps=STEPS,
+        batch=TrainSection().batch_size,
+        beta=load_config(["--model=tiny:base", "--data=tiny:pairs", "--loss=nca"]).loss.parameters["beta"],
         claims=claims(results) if set(PAPER) <= {*names["method"]} else [],
         cause_steps=cause.STEPS,
         compared=experiment.compared,
