@@ -18,6 +18,7 @@ REPLAY = {**ANCHOR, "sources.stay.loss": "sft"}
 HARMLESS = {"sources.help.path": "tiny:harmless-pairs", "sources.help.loss": "nca", "sources.help.batch_size": 16}
 AVERAGED = {"optim.ema": 0.97}
 WEIGHT, RATE = "sources.stay.weight", "optim.lr"
+ADAPTED = "nca + sft + anchor, rank 16"
 MERGED = "merged"  # no flag of train.py: the weight of the trained model in the mean with its base
 
 
@@ -43,7 +44,7 @@ CURES: dict[str, tuple[Flags, ...]] = {
     "nca + sft + anchor, projected": grid({**ANCHORED, "optim.project": "stay"}),
     "nca + sft + anchor, averaged": grid({**ANCHORED, **AVERAGED}),
     "nca + sft + anchor + harmless pairs": grid({**ANCHORED, **HARMLESS}),
-    "nca + sft + anchor, rank 16": grid({**ANCHORED, "lora.rank": 16}, (1e-3, 3e-3)),
+    ADAPTED: grid({**ANCHORED, "lora.rank": 16}, (1e-3, 3e-3)),
     "nca + sft + anchor, rank 1 on mlp-up": grid({**ANCHORED, "lora.rank": 1, "lora.targets": "mlp-up"}, (3e-3, 1e-2)),
     "together": grid(TOGETHER),
 }

@@ -1,5 +1,8 @@
 """docs/results.md: its text is results.md.jinja, and every table and number in it is computed from the result lines."""
 
+import functools
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from benchmarks.records import ROOT
 from benchmarks.reproduce import cause, tables
 from benchmarks.reproduce.choose import SAFE_ENOUGH
 from benchmarks.reproduce.claims import claims
-from benchmarks.reproduce.cures import NEAREST, WHOLE
+from benchmarks.reproduce.cures import ADAPTED, NEAREST, WHOLE
 from benchmarks.reproduce.experiment import CHOICE_WORLD, FEW, PAPER, STAGES, STEPS, Experiment
 from benchmarks.reproduce.results import Results
 
@@ -25,7 +28,7 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
     names = {stage: [one.name for one in experiment.recipes if one.stage == stage] for stage in STAGES}
     used = results.used()
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(TEXT.read_text(encoding="utf-8")).render(
+    text = environment.from_string(TEXT.read_text(encoding="utf-8")).render(
         choice_world=CHOICE_WORLD,
         safe_enough=SAFE_ENOUGH,
         abilities=[tables.ABILITY[name] for name in ABILITIES],
@@ -33,6 +36,7 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
         orders=experiment.orders,
         few={stage: min(few, len(experiment.orders)) for stage, few in FEW.items()},
         nearest=NEAREST,
+        near=[name for name in (WHOLE, ADAPTED) if name in results.stages],
         runs=len(used),
         hours=sum(line["cpu_s"] for line in used) / 3600,
         machine=" and ".join(sorted({line["machine"] for line in used})),
@@ -53,3 +57,13 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
         results=results,
         file=file.relative_to(ROOT) if file.is_relative_to(ROOT) else file,
     )
+    return "\n\n".join(map(wrapped, text.rstrip().split("\n\n"))) + "\n"
+
+
+def wrapped(block: str) -> str:
+    """A paragraph or a list whose numbers made its lines longer or shorter; what is neither stays as it is."""
+    if block.startswith(("|", "#", "!")):
+        return block
+    items = re.split(r"\n(?=- )", block)
+    fill = functools.partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fill(" ".join(item.split()), subsequent_indent="  " * item.startswith("- ")) for item in items)

@@ -43,7 +43,7 @@ SORTS = {
 FLAGS = {
     "loss.beta": "β {:g}",
     WEIGHT: "anchor {:g}",
-    MERGED: "{:g}",
+    MERGED: "weight {:g}",
     "train.stop_when": "{}",
     "optim.lr": "rate {:g}",
 }
