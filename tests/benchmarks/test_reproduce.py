@@ -165,7 +165,6 @@ def test_the_figure_has_every_method_and_the_frontier():
     assert ">without averaging<" not in text
 
 
-@pytest.mark.skipif(not (ROOT / "docs" / "results.md").exists(), reason="the experiment has not ended")
 def test_the_docs_are_computed_from_the_lines():
     file = records.FOLDER / "reproduce-cpu.jsonl"
     assert report(lines.read(file), full(), file) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
