@@ -138,7 +138,7 @@ def main(argv: list[str]) -> int:
             text = report(lines.read(file), experiment, file)
         except LookupError as error:
             raise UserError(f"{file} has not all that the report needs: {error.args[0]}") from None
-        print(text)
+        print(text, end="")
 
     return command.attempt(run)
 
