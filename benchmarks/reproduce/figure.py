@@ -19,6 +19,7 @@ from align.losses.figures import CHOSEN, PALE, REJECTED, STYLE, VALUE
 from align.losses.svg import small
 from benchmarks import records
 from benchmarks.reproduce import lines
+from benchmarks.reproduce.cures import ADAPTED
 from benchmarks.reproduce.experiment import PAPER, full
 from benchmarks.reproduce.results import Results
 
@@ -55,7 +56,7 @@ def panel(ax: Axes, results: Results, key: str) -> None:
         ax.plot([max(x.low, LOWEST), max(x.high, LOWEST)], [y.mean, y.mean], color=color, linewidth=0.7, alpha=0.5)
         ax.plot([at, at], [y.low, y.high], color=color, linewidth=0.7, alpha=0.5)
         ax.plot(at, y.mean, "o" if results.stages[name] == "method" else "s", color=color, markersize=4, label=what)
-        if results.stages[name] != "cure":
+        if results.stages[name] != "cure" or name == ADAPTED:
             ax.annotate(name, (at, y.mean), xytext=(4, 2), textcoords="offset points", color=color, fontsize=6.5)
 
 
