@@ -48,15 +48,16 @@ def kept_by_block(setup: Setup, work: Work, checkpointing: str) -> int:
     model, size = setup.model, setup.dtype.itemsize
     d, f = model.hidden_size, model.ffn_hidden_size
     queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    # what attention returns, and of every query and head the logarithm of its sum
-    attended = work.queries * (queries * size + model.num_heads * 4)
+    # what attention returns, and of every query and head the logarithm of its sum; a CPU attends in float32
+    attending = 4 if setup.device == "cpu" else size
+    attended = work.queries * (queries * attending + model.num_heads * 4)
     if checkpointing == "full":
         return work.tokens * d * size
     if checkpointing == "selective":
         return work.tokens * d * size + attended
     # rows of queries, keys and values; the masks of responses, or, for ALiBi, the weights of prompts
-    rows = (work.queries * queries + 2 * work.keys * keys) * size
-    rows += size * (work.masked if model.rope else work.causal * model.num_heads)
+    rows = (work.queries * queries + 2 * work.keys * keys) * attending
+    rows += attending * (work.masked if model.rope else work.causal * model.num_heads)
     if isinstance(model, FalconConfig):
         # what each norm reads and returns, attention's output in the order of the stream, the MLP before and after GELU
         each = size * ({0: 4, 1: 2, 2: 3}[model.norms] * d + queries + 2 * f)
