@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from align.tiny.evaluate import ABILITIES
 from benchmarks.reproduce.experiment import PAPER
 from benchmarks.reproduce.results import Results
-from benchmarks.reproduce.stats import Interval
+from benchmarks.reproduce.stats import Interval, span
 
 NEAR_PERFECT = 99.0  # % of global safety from which a method counts as near-perfectly safe
 
@@ -58,8 +58,7 @@ def best_of(results: Results, name: str, safe: list[str]) -> tuple[str, str]:
 
 def falls(changes: dict[str, Interval]) -> str:
     """The least and the most that an ability loses, in points."""
-    means = [-change.mean for change in changes.values()]
-    return f"{min(means):.1f} to {max(means):.1f}"
+    return span(-change.mean for change in changes.values())
 
 
 def yes(holds: bool) -> str:

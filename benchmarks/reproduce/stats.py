@@ -7,6 +7,7 @@ distinct requests, takes its place (Clopper and Pearson 1934).
 """
 
 import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +99,12 @@ def _times(requests: int, which: tuple[int, ...], draws: int) -> NDArray[np.uint
     cells = np.random.default_rng([SEED, requests, *which]).integers(requests, size=(draws, requests))
     cells += requests * np.arange(draws)[:, None]
     return np.bincount(cells.ravel(), minlength=draws * requests).reshape(draws, requests).astype(np.uint8)
+
+
+def span(values: Iterable[float]) -> str:
+    """The least and the most of several numbers."""
+    found = list(values)
+    return f"{min(found):.1f} to {max(found):.1f}"
 
 
 def within(interval: Interval, bound: float) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from align.tiny.evaluate import ABILITIES
 from benchmarks.reproduce.cures import MERGED, WEIGHT
 from benchmarks.reproduce.results import Results
-from benchmarks.reproduce.stats import Interval, within
+from benchmarks.reproduce.stats import Interval, span, within
 
 GOAL, POINT = 99.9, 1.0  # of the cures: % of global safety, and points that no ability may move by
 
@@ -66,8 +66,7 @@ def shares(results: Results, names: Iterable[str], columns: dict[str, str], kl: 
 
 def between(results: Results, names: Iterable[str], key: str) -> str:
     """The least and the most of several shares."""
-    found = [results.share(name, key).mean for name in names]
-    return f"{min(found):.1f} to {max(found):.1f}"
+    return span(results.share(name, key).mean for name in names)
 
 
 def settings(results: Results, names: Iterable[str]) -> str:
