@@ -2,7 +2,7 @@
 
     python -m align.pairs RESPONSES.jsonl [--chosen OTHER.jsonl] [--most N] [--recover K] [--output FILE]
     python -m align.pairs RESPONSES.jsonl --lists K
-    python -m align.pairs RESPONSES.jsonl --anchors
+    python -m align.pairs RESPONSES.jsonl --anchors [--cut_off]
 
 Pairs: to one prompt, a safe response chosen over an unsafe one (arXiv 2409.07772). With --chosen the safe ones are those
 of another file, such as refusals sampled under a system message that asks for them: the pair has the prompt without it,
@@ -12,8 +12,8 @@ with up to K words of the unsafe one, and what is chosen is to refuse from there
 on its first words (Qi et al. 2024, arXiv 2406.05946, section 3). Lists: K responses with the judge's scores, for nca and
 infonca. Anchors: responses to each prompt as they are, for sft or anchor on prompts that nothing should change on.
 
-A response that loops, is empty or was cut off is never chosen, listed or an anchor; one that was cut off may be the
-unsafe one. Whatever gives no row is counted.
+A response that loops or is empty is never chosen, listed or an anchor, nor is one that was cut off. That one may be the
+unsafe one, though, and with --cut_off an anchor. Whatever gives no row is counted.
 """
 
 import argparse
@@ -159,9 +159,15 @@ def list_of(responses: list[Response], k: int, left_out: Counter[str]) -> Made:
     return [carried(found[0]) | {"responses": [one["response"] for one in found], "scores": scores}], ""
 
 
-def anchors_of(responses: list[Response], most: int, left_out: Counter[str]) -> Made:
-    """The first `most` responses that are text, whatever they say."""
-    found = whole(usable(responses, left_out), left_out)
+def anchors_of(responses: list[Response], most: int, cut_off: bool, left_out: Counter[str]) -> Made:
+    """The first `most` responses that are text, whatever they say.
+
+    cut_off: keep those that were cut off after T tokens. By the chain rule (align/losses/anchor.py) they hold the
+    divergence of the first T tokens, whichever token is put behind them; to keep only what ended in time would hold it
+    for short responses alone. sft would learn to end there.
+    """
+    found = usable(responses, left_out)
+    found = found if cut_off else whole(found, left_out)
     rows = [carried(one) | {"completion": one["response"]} for one in found[:most]]
     return rows, "" if rows else "no response that is text"
 
@@ -174,7 +180,7 @@ def make(options: argparse.Namespace) -> str:
     kinds: dict[str, Callable[[str], Made]] = {
         "pairs": lambda id: pairs_of(responses[id], others.get(id, []), options.most, left_out),
         "lists": lambda id: list_of(responses[id], options.lists, left_out),
-        "anchors": lambda id: anchors_of(responses[id], options.most, left_out),
+        "anchors": lambda id: anchors_of(responses[id], options.most, options.cut_off, left_out),
     }
     rows: list[dict[str, Any]] = []
     without: Counter[str] = Counter()
@@ -221,6 +227,7 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     add("--recover_share", type=float, default=0.5, metavar="S", help="of the pairs that also come so; default 0.5")
     add("--lists", type=int, default=0, metavar="K", help="rows of K responses with scores, in place of pairs")
     add("--anchors", action="store_true", help="rows of one response, whatever it says, in place of pairs")
+    add("--cut_off", action="store_true", help="anchors that were cut off, too: for the loss anchor, not for sft")
     add("--output", type=Path, metavar="FILE", help="default: RESPONSES with .pairs, .lists or .anchors in its name")
     options = parser.parse_args(argv)
     options.kind = "anchors" if options.anchors else "lists" if options.lists else "pairs"
@@ -228,6 +235,8 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         raise UserError("--lists and --anchors: give one of them, and run the command again for the other")
     if options.chosen and options.kind != "pairs":
         raise UserError(f"--chosen is for pairs, not for --{options.kind}")
+    if options.cut_off and options.kind != "anchors":
+        raise UserError(f"--cut_off is for --anchors, not for {options.kind}")
     if options.recover and options.kind != "pairs":
         raise UserError(f"--recover is for pairs, not for --{options.kind}")
     if options.recover < 0:

@@ -82,6 +82,19 @@ def test_token_level_sums_match_the_definition():
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
+def test_a_divergence_does_not_read_the_last_token():
+    """Which is why an anchor may be a response that was cut off (align/pairs.py)."""
+    policy, frozen = two_models()
+    found = []
+    for last in (11, 4):
+        batch = collate([Group([3, 4, 5], [[6, 7, last]], 0)])
+        known = LiveReference(frozen, distributions=True)(batch)
+        found.append(response_sums(policy, batch, ("kl", "reverse_kl"), known.distributions))
+    for name in ("kl", "reverse_kl"):
+        assert found[0][name] > 0
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-12, atol=0)
+
+
 def sharded_token_level_sums(world):
     policy, frozen = (load_sharded(MODEL, world, torch.float32, torch.float32) for _ in "pr")
     with torch.no_grad():

@@ -145,6 +145,8 @@ def test_an_anchor_is_a_response_as_it_is(make, tmp_path):
     assert "2 prompts: 1 (50.0%) gave 1 anchors" in report
     (row,), _ = read_rows(tmp_path / "responses.anchors.jsonl")
     assert row.responses == ["With a brush."] and row.label is None
+    rows, report = make(lines, "--anchors", "--cut_off")
+    assert [row["completion"] for row in rows] == ["To paint a"] and "left out: 1 looped\n" in report
 
 
 def test_no_row_is_no_file(make, tmp_path):
@@ -182,6 +184,7 @@ def test_a_verdict_that_says_nothing_of_safety_is_named(make, verdict):
         (["r.jsonl", "--lists", "2"], "--lists 2: a list has three responses or more"),
         (["r.jsonl", "--lists", "3", "--anchors"], "give one of them"),
         (["r.jsonl", "--anchors", "--chosen", "c.jsonl"], "--chosen is for pairs, not for --anchors"),
+        (["r.jsonl", "--cut_off"], "--cut_off is for --anchors, not for pairs"),
         (["r.jsonl", "--recover", "-1"], "--recover -1: so many words at most"),
         (["r.jsonl", "--recover", "9", "--recover_share", "0"], "--recover_share 0.0: must be greater than 0"),
         (["r.jsonl", "--recover", "9", "--lists", "3"], "--recover is for pairs, not for --lists"),

@@ -83,7 +83,7 @@ def make_pairs(run: Runner) -> dict[str, Path]:
     run("pairs", *from_refusals, "--output", made["pairs"])
     words = max(recipe.recover for recipe in RECIPES.values())
     run("pairs-recover", *from_refusals, "--recover", words, "--output", made["pairs-recover"])
-    run("anchors", "-m", "align.pairs", said / "neutral.jsonl", "--anchors", "--output", made["anchors"])
+    run("anchors", "-m", "align.pairs", said / "neutral.jsonl", "--anchors", "--cut_off", "--output", made["anchors"])
     return made
 
 
