@@ -25,16 +25,18 @@ from benchmarks.reproduce.results import Results
 
 PANELS = {"ability": "mean ability, %", "maths": "maths, %"}
 LOWEST = 80.0  # % of global safety: what is less safe stands at the edge
+LABELS = 29  # that have room beneath each other
+Label = tuple[float, float, str, str]  # where its point is, y and x, the text, and its colour
 
 
 def draw(results: Results) -> str:
     """An SVG of a panel each: every method's and recipe's mean, with its interval both ways."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+        figure = Figure(figsize=(10.8, 4.4), layout="constrained")
         axes = figure.subplots(1, len(PANELS))
         for ax, (key, label) in zip(axes, PANELS.items(), strict=True):
-            panel(ax, results, key)
             ax.set(xlabel="global safety, %", ylabel=label, xlim=(LOWEST - 0.5, 100.4))
+            panel(ax, results, key)
         handles, labels = axes[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         axes[0].legend(unique.values(), unique.keys(), loc="lower left", frameon=False)
@@ -47,6 +49,7 @@ def panel(ax: Axes, results: Results, key: str) -> None:
     base = results.share("base", key).mean
     ax.axhline(base, color=PALE, linewidth=0.8, zorder=0)
     ax.annotate("the base model", (LOWEST, base), xytext=(0, 2), textcoords="offset points", color=VALUE, fontsize=6.5)
+    named: list[Label] = []
     for name in list(results.stages)[1:]:
         if results.stages[name] == "part":
             continue
@@ -57,7 +60,27 @@ def panel(ax: Axes, results: Results, key: str) -> None:
         ax.plot([at, at], [y.low, y.high], color=color, linewidth=0.7, alpha=0.5)
         ax.plot(at, y.mean, "o" if results.stages[name] == "method" else "s", color=color, markersize=4, label=what)
         if results.stages[name] != "cure" or name == ADAPTED:
-            ax.annotate(name, (at, y.mean), xytext=(4, 2), textcoords="offset points", color=color, fontsize=6.5)
+            named.append((y.mean, at, name, color))
+    label(ax, named)
+
+
+def label(ax: Axes, named: list[Label]) -> None:
+    """Names in a column beside the panel, each with a line to its point: many points lie on one another."""
+    low, high = ax.get_ylim()
+    named = sorted(named, reverse=True)
+    heights = spread([y for y, *_ in named], (high - low) / LABELS)
+    for (y, at, name, color), height in zip(named, heights, strict=True):
+        line = {"arrowstyle": "-", "color": color, "linewidth": 0.3, "shrinkA": 0, "relpos": (0, 0.5)}
+        ax.annotate(name, (at, y), xytext=(101.2, height), va="center", color=color, fontsize=6.5, arrowprops=line)
+
+
+def spread(falling: list[float], least: float) -> list[float]:
+    """The numbers with `least` or more between neighbours: halfway between making room downwards and upwards."""
+    down, up = list(falling), list(falling)
+    for i in range(1, len(down)):
+        down[i] = min(down[i], down[i - 1] - least)
+        up[-1 - i] = max(up[-1 - i], up[-i] + least)
+    return [(a + b) / 2 for a, b in zip(down, up, strict=True)]
 
 
 def kind(name: str, stage: str) -> tuple[str, str]:

@@ -157,12 +157,13 @@ def test_a_method_that_diverged_is_said_to_have():
 
 def test_the_figure_has_every_method_and_the_frontier():
     pytest.importorskip("matplotlib")
-    from benchmarks.reproduce.figure import draw
+    from benchmarks.reproduce.figure import draw, spread
 
     experiment = fast()
     text = draw(Results(measured(experiment, {"base": 1.0}), experiment))
     assert all(f">{name}</text>" in text for name in ("nca", "dpo", WHOLE, "the base model"))
     assert ">without averaging<" not in text
+    assert spread([9.0, 5.0, 5.0, 5.0, 0.0], 1) == [9.0, 6.0, 5.0, 4.0, 0.0]
 
 
 def test_the_docs_are_computed_from_the_lines():
