@@ -13,6 +13,7 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -78,7 +79,7 @@ class Pool:
 
     def work(self) -> None:
         with (
-            Path(f"{self.file}.{threading.get_native_id()}.log").open("w+") as said,
+            tempfile.TemporaryFile("w+") as said,
             subprocess.Popen(
                 WORKER,
                 stdin=subprocess.PIPE,
@@ -100,7 +101,6 @@ class Pool:
                     self.lock.notify_all()
                     print(summary(line, len(self.lines)), flush=True)
             worker.stdin.close()
-        Path(said.name).unlink()
 
 
 def about() -> dict[str, Any]:

@@ -52,7 +52,6 @@ CURES: dict[str, tuple[Flags, ...]] = {
 # of one setting each: how strong the anchor is, and what each part is worth
 FRONTIER = {f"together, anchor {weight:g}": {**TOGETHER, WEIGHT: weight, RATE: 3e-4} for weight in (1.0, 5.0, 20.0)}
 WHOLE = "together, anchor 20"
-NEAREST = ("together", WHOLE)  # of all to the goal, in the choice world
 
 
 def less(*dropped: str, **other: Any) -> Flags:

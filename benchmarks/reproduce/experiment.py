@@ -12,11 +12,10 @@ from typing import Any
 from align.config import load_config
 from benchmarks.reproduce.cause import OPTIMIZERS
 from benchmarks.reproduce.choose import chosen
-from benchmarks.reproduce.cures import CURES, FRONTIER, NEAREST, PARTS, WHOLE
+from benchmarks.reproduce.cures import CURES, FRONTIER, PARTS, WHOLE
 
 CHOICE_WORLD = 3
 WORLDS, ORDERS = (0, 1, 2), (0, 1, 2, 3, 4)
-FEW = {"cure": 3, "frontier": 2, "part": 2}  # orders, of all but the methods and what is nearest to the goal
 
 # the paper's ten, and six more
 PAPER = ("nca", "dpo", "ipo", "slic", "exo", "robust", "sppo", "bco", "aot", "aot_unpaired")
@@ -68,7 +67,6 @@ class Recipe:
     name: str
     settings: tuple[Flags, ...]
     stage: str  # of STAGES
-    orders: int = len(ORDERS)  # the first so many of an experiment's
 
 
 def method(name: str) -> Recipe:
@@ -88,10 +86,7 @@ def recipes(stage: str) -> list[Recipe]:
         found = CURES
     else:
         found = {name: (flags,) for name, flags in (FRONTIER if stage == "frontier" else PARTS).items()}
-    return [
-        Recipe(name, settings, stage, len(ORDERS) if name in NEAREST else FEW[stage])
-        for name, settings in found.items()
-    ]
+    return [Recipe(name, settings, stage) for name, settings in found.items()]
 
 
 @dataclass(frozen=True)
@@ -116,9 +111,9 @@ class Experiment:
             flags = {recipe.name: settled(recipe, known) for recipe in recipes}
             found += [
                 Job(stage, recipe.name, world, order, own)
-                for at, order in enumerate(self.orders)
+                for order in self.orders
                 for recipe in recipes
-                if at < recipe.orders and (own := flags[recipe.name]) is not None
+                if (own := flags[recipe.name]) is not None
                 for world in self.worlds
             ]
         return found

@@ -15,8 +15,8 @@ from benchmarks.records import ROOT
 from benchmarks.reproduce import cause, tables
 from benchmarks.reproduce.choose import SAFE_ENOUGH
 from benchmarks.reproduce.claims import claims
-from benchmarks.reproduce.cures import ADAPTED, NEAREST, WHOLE
-from benchmarks.reproduce.experiment import CHOICE_WORLD, FEW, PAPER, STAGES, STEPS, Experiment
+from benchmarks.reproduce.cures import ADAPTED, WHOLE
+from benchmarks.reproduce.experiment import CHOICE_WORLD, PAPER, STAGES, STEPS, Experiment
 from benchmarks.reproduce.results import Results
 
 TEXT = Path(__file__).with_name("results.md.jinja")
@@ -34,8 +34,6 @@ def report(lines: list[dict[str, Any]], experiment: Experiment, file: Path) -> s
         abilities=[tables.ABILITY[name] for name in ABILITIES],
         worlds=experiment.worlds,
         orders=experiment.orders,
-        few={stage: min(few, len(experiment.orders)) for stage, few in FEW.items()},
-        nearest=NEAREST,
         near=[name for name in (WHOLE, ADAPTED) if name in results.stages],
         runs=len(used),
         hours=sum(line["cpu_s"] for line in used) / 3600,

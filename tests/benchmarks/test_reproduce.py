@@ -22,7 +22,7 @@ from benchmarks.reproduce.tables import SORTS
 
 TWO = (
     Recipe("nca", ({"loss": "nca", "loss.beta": 0.1}, {"loss": "nca", "loss.beta": 1.0}), "method"),
-    Recipe("kept", ({"loss": "sft"},), "part", orders=1),
+    Recipe("kept", ({"loss": "sft"},), "part"),
 )
 
 
@@ -52,10 +52,10 @@ def test_the_rule_takes_the_ablest_of_those_that_are_safe_enough():
 def test_a_setting_is_measured_elsewhere_only_once_all_of_them_are_known():
     experiment = Experiment(TWO, worlds=(0, 1), orders=(0, 1))
     jobs = experiment.jobs([])
-    assert [job.stage for job in jobs] == ["base"] * 3 + ["choose method"] * 2 + ["part"] * 2
+    assert [job.stage for job in jobs] == ["base"] * 3 + ["choose method"] * 2 + ["part"] * 4
     assert {job.world for job in jobs[3:5]} == {CHOICE_WORLD}
-    # what has one setting needs no choice, and this one is asked of one order
-    assert [(job.world, job.order) for job in jobs[5:]] == [(0, 0), (1, 0)]
+    # what has one setting needs no choice
+    assert [(job.world, job.order) for job in jobs[5:]] == [(0, 0), (1, 0), (0, 1), (1, 1)]
     first = [line(jobs[3], 0.9), line(jobs[4], 1.0)]
     assert experiment.jobs(first[:1]) == jobs
     later = [job for job in experiment.jobs(first) if job not in jobs]
@@ -205,7 +205,7 @@ def test_two_workers_run_every_job_once_and_a_broken_one_ends_the_run(tmp_path, 
     monkeypatch.setattr(main, "toy_world_folder", lambda seed: Path("runs", "a world"))
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     keys = [key_of(one) for one in lines.read(file)]
-    assert len(keys) == len(set(keys)) == 3 + 2 + 4 + 2
+    assert len(keys) == len(set(keys)) == 3 + 2 + 4 + 4
     main.Pool(experiment, file, 2, time.monotonic() + 60).run()
     assert len(lines.read(file)) == len(keys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "worker.py"]
