@@ -167,7 +167,8 @@ def anchors_of(responses: list[Response], most: int, cut_off: bool, left_out: Co
     for short responses alone. sft would learn to end there.
     """
     found = usable(responses, left_out)
-    found = found if cut_off else whole(found, left_out)
+    if not cut_off:
+        found = whole(found, left_out)
     rows = [carried(one) | {"completion": one["response"]} for one in found[:most]]
     return rows, "" if rows else "no response that is text"
 
@@ -233,12 +234,10 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
     options.kind = "anchors" if options.anchors else "lists" if options.lists else "pairs"
     if options.anchors and options.lists:
         raise UserError("--lists and --anchors: give one of them, and run the command again for the other")
-    if options.chosen and options.kind != "pairs":
-        raise UserError(f"--chosen is for pairs, not for --{options.kind}")
-    if options.cut_off and options.kind != "anchors":
-        raise UserError(f"--cut_off is for --anchors, not for {options.kind}")
-    if options.recover and options.kind != "pairs":
-        raise UserError(f"--recover is for pairs, not for --{options.kind}")
+    spelled = {"pairs": "pairs", "lists": "--lists", "anchors": "--anchors"}
+    for flag, kind in {"chosen": "pairs", "recover": "pairs", "cut_off": "anchors"}.items():
+        if getattr(options, flag) and options.kind != kind:
+            raise UserError(f"--{flag} is for {spelled[kind]}, not for {spelled[options.kind]}")
     if options.recover < 0:
         raise UserError(f"--recover {options.recover}: so many words at most; must be at least 0, which is none")
     if not 0 < options.recover_share <= 1:

@@ -185,6 +185,7 @@ def test_a_verdict_that_says_nothing_of_safety_is_named(make, verdict):
         (["r.jsonl", "--lists", "3", "--anchors"], "give one of them"),
         (["r.jsonl", "--anchors", "--chosen", "c.jsonl"], "--chosen is for pairs, not for --anchors"),
         (["r.jsonl", "--cut_off"], "--cut_off is for --anchors, not for pairs"),
+        (["r.jsonl", "--cut_off", "--lists", "3"], "--cut_off is for --anchors, not for --lists"),
         (["r.jsonl", "--recover", "-1"], "--recover -1: so many words at most"),
         (["r.jsonl", "--recover", "9", "--recover_share", "0"], "--recover_share 0.0: must be greater than 0"),
         (["r.jsonl", "--recover", "9", "--lists", "3"], "--recover is for pairs, not for --lists"),

@@ -21,4 +21,4 @@ SYSTEM = "benchmarks/real/safety.txt"
 # what is sampled: samples of a prompt, most tokens, temperature
 HARMFUL = (1, 48, 0.7)  # it never refuses by itself
 REFUSALS = (8, 32, 0.7)
-NEUTRAL = (1, 64, 1.0)  # the anchor's KL is that of their first 64 tokens at temperature 1
+NEUTRAL = (1, 64, 1.0)  # at temperature 1 the anchor's KL is that of their first tokens

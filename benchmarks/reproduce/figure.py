@@ -61,10 +61,10 @@ def panel(ax: Axes, results: Results, key: str) -> None:
         ax.plot(at, y.mean, "o" if results.stages[name] == "method" else "s", color=color, markersize=4, label=what)
         if results.stages[name] != "cure" or name == ADAPTED:
             named.append((y.mean, at, name, color))
-    label(ax, named)
+    annotate(ax, named)
 
 
-def label(ax: Axes, named: list[Label]) -> None:
+def annotate(ax: Axes, named: list[Label]) -> None:
     """Names in a column beside the panel, each with a line to its point: many points lie on one another."""
     low, high = ax.get_ylim()
     named = sorted(named, reverse=True)
